@@ -1,0 +1,31 @@
+//! The pure consensus core: batches, pool, slots, fork choice and the follower.
+//!
+//! [`Core::step`] takes the time, one [`Input`] and read access to what was stored before, and returns [`Effect`]s in
+//! order. It does no I/O, reads no clock and starts no thread, so the node and the seeded simulator run the same code.
+//!
+//! The one rule of the shell around it: **durability before speech.** Everything that a step asks to have written
+//! ([`Effect::Append`], [`Effect::Safety`]), and everything that earlier steps asked, is on disk before any message,
+//! reply or event of that step leaves.
+
+pub mod archive;
+pub mod chain;
+pub mod core;
+pub mod effect;
+pub mod follower;
+pub mod input;
+pub mod message;
+pub mod pool;
+pub mod schedule;
+pub mod submission;
+pub mod sync;
+pub mod time;
+
+pub use archive::{Archive, ArchiveError, BatchMeta, CheckpointDelta, Record, SafetyRecord};
+pub use chain::{Applied, ChainChange};
+pub use core::{Config, Core, Recovered};
+pub use effect::{Effect, Event, HaltReason};
+pub use follower::Follower;
+pub use input::{Input, Peer, RequestId};
+pub use message::{Message, Mode, Status};
+pub use submission::{Refusal, Verdict};
+pub use time::Millis;

@@ -1,0 +1,112 @@
+//! BLAKE3 digests with one domain each, so that no digest of one kind can be taken for one of another.
+
+use std::fmt;
+
+/// Hashes `parts` one behind another under `domain`. Domains are of fixed text and none is a prefix of another
+/// because each ends in a NUL byte.
+pub fn hash_parts(domain: &'static str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(domain.as_bytes());
+    hasher.update(&[0]);
+    for part in parts {
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+macro_rules! digest {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub [u8; 32]);
+
+        impl $name {
+            pub const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+
+            /// Parses 64 hexadecimal digits, as [`fmt::Display`] writes them.
+            pub fn from_hex(text: &str) -> Option<Self> {
+                crate::hash::array_from_hex(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}(", stringify!($name))?;
+                self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                write!(f, "…)")
+            }
+        }
+    };
+}
+pub(crate) use digest;
+
+digest!(
+    /// Names a ledger: the digest of its genesis. Everything signed covers it.
+    GenesisId
+);
+digest!(
+    /// Names a payment or transaction: the digest of what its signers signed, without the signatures.
+    TransactionId
+);
+digest!(
+    /// Names a batch: the digest of what its author signed.
+    BatchDigest
+);
+digest!(
+    /// Names a block: the digest of its header.
+    BlockId
+);
+digest!(
+    /// Commits to every account of the ledger after a block.
+    StateRoot
+);
+digest!(
+    /// Commits to the receipts of a block, in order.
+    ReceiptsRoot
+);
+digest!(
+    /// Commits to the batch digests that a block lists, in order.
+    TransactionsRoot
+);
+
+/// Parses exactly `2 * N` hexadecimal digits.
+pub fn array_from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high * 16 + low).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_round_trips_and_refuses_other_text() {
+        let id = TransactionId(hash_parts("test", &[b"x"]));
+        assert_eq!(TransactionId::from_hex(&id.to_string()), Some(id));
+        assert_eq!(TransactionId::from_hex("zz"), None);
+        assert_eq!(TransactionId::from_hex(&"g".repeat(64)), None);
+        assert_eq!(TransactionId::from_hex(&"é".repeat(32)), None);
+    }
+
+    #[test]
+    fn domains_separate() {
+        assert_ne!(hash_parts("a", &[b"bc"]), hash_parts("ab", &[b"c"]));
+    }
+}

@@ -1,0 +1,37 @@
+//! The rules of the Zeni ledger, and nothing else: no I/O, no clock, no thread, no randomness of its own.
+//!
+//! Read in this order: [`amount`] and [`identity`] name the things; [`payment`], [`batch`] and [`block`] are the
+//! canonical bytes that nodes sign; [`account`] and [`state`] are what a ledger remembers; [`execute`] is the one
+//! function that changes it; [`proof`] lets a stranger check a part of it.
+
+pub mod account;
+pub mod amount;
+pub mod batch;
+pub mod block;
+pub mod encoding;
+pub mod execute;
+pub mod genesis;
+pub mod hash;
+pub mod identity;
+pub mod merkle;
+pub mod payment;
+pub mod proof;
+pub mod receipt;
+pub mod signature;
+pub mod state;
+pub mod transaction;
+pub mod undo;
+pub mod window;
+
+pub use account::Account;
+pub use amount::{Amount, Balance, Sequence, TokenId};
+pub use batch::{Batch, VerifiedBatch};
+pub use block::{Block, BlockHeader};
+pub use encoding::DecodeError;
+pub use genesis::Genesis;
+pub use hash::{BatchDigest, BlockId, GenesisId, ReceiptsRoot, StateRoot, TransactionId, TransactionsRoot};
+pub use identity::{AccountId, PublicKey, SignatureBytes, ValidatorIndex};
+pub use payment::Payment;
+pub use receipt::{Outcome, Receipt, Rejection};
+pub use state::State;
+pub use undo::Undo;

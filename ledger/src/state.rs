@@ -1,0 +1,305 @@
+//! The state: every account, in a bucketed Merkle tree.
+//!
+//! An account's key is the BLAKE3 of its id; the key's first `depth` bits choose one of 2^depth buckets, in which
+//! entries stand by rising key. A bucket's hash covers, of each entry, the key and the hash of its content, so a proof
+//! shows strangers only as hashes, and an absence by the gap between two keys. A perfect binary tree stands above the
+//! buckets; `nodes[1]` is its top and `nodes[2^depth + i]` is bucket i. The root binds the number of accounts.
+//!
+//! Changes mark buckets; [`State::commit`] rehashes the marked ones and what is above them, each node once.
+
+use crate::account::Account;
+use crate::amount::TokenId;
+use crate::encoding::Encoder;
+use crate::hash::{StateRoot, hash_parts};
+use crate::identity::AccountId;
+use crate::merkle;
+use std::collections::BTreeMap;
+
+/// The least and greatest depth that genesis may choose.
+pub const DEPTH_MIN: u32 = 4;
+pub const DEPTH_MAX: u32 = 26;
+/// Entries in one bucket, at most.
+pub const BUCKET_ENTRIES_MAX: usize = 256;
+
+const KEY_DOMAIN: &str = "zeni key v1";
+const CONTENT_DOMAIN: &str = "zeni account v1";
+const BUCKET_DOMAIN: &str = "zeni bucket v1";
+const ROOT_DOMAIN: &str = "zeni state v1";
+
+/// Why an account cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("the account exists")]
+    Exists,
+    #[error("the account's bucket is full; genesis should choose a greater state depth")]
+    BucketFull,
+}
+
+/// Every account of the ledger and the tree above them.
+#[derive(Debug, Clone)]
+pub struct State {
+    depth: u32,
+    buckets: Vec<Vec<Account>>,
+    nodes: Vec<[u8; 32]>,
+    accounts: u64,
+    marked: Vec<u32>,
+    /// Counts executions, so that an account knows whether this one touched it.
+    pub(crate) epoch: u32,
+}
+
+/// Where an account stands: found once, used many times within an execution (nothing moves while none is opened).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    bucket: u32,
+    entry: u16,
+}
+
+/// The key of an account in the tree.
+pub fn account_key(id: &AccountId) -> [u8; 32] {
+    hash_parts(KEY_DOMAIN, &[&id.0])
+}
+
+/// The hash of an account's content.
+pub fn content_hash(account: &Account) -> [u8; 32] {
+    let mut encoder = Encoder::with_capacity(64);
+    account.encode_content(&mut encoder);
+    hash_parts(CONTENT_DOMAIN, &[encoder.as_bytes()])
+}
+
+/// The hash of a bucket from the keys and content hashes of its entries, by rising key.
+pub fn bucket_hash(entries: &[([u8; 32], [u8; 32])]) -> [u8; 32] {
+    let mut encoder = Encoder::with_capacity(2 + 64 * entries.len());
+    encoder.u16(entries.len() as u16);
+    for (key, content) in entries {
+        encoder.raw(key).raw(content);
+    }
+    hash_parts(BUCKET_DOMAIN, &[encoder.as_bytes()])
+}
+
+/// The root from the top of the tree and what it binds besides.
+pub fn state_root(depth: u32, accounts: u64, top: &[u8; 32]) -> StateRoot {
+    StateRoot(hash_parts(ROOT_DOMAIN, &[&depth.to_le_bytes(), &accounts.to_le_bytes(), top]))
+}
+
+/// The bucket that a key belongs to.
+pub fn bucket_of(key: &[u8; 32], depth: u32) -> u32 {
+    let head = u32::from_be_bytes([key[0], key[1], key[2], key[3]]);
+    head >> (32 - depth)
+}
+
+impl State {
+    /// An empty state of 2^depth buckets.
+    ///
+    /// # Panics
+    /// If the depth is outside [`DEPTH_MIN`] to [`DEPTH_MAX`]; parsing a genesis refuses such depths.
+    pub fn new(depth: u32) -> Self {
+        assert!((DEPTH_MIN..=DEPTH_MAX).contains(&depth), "state depth {depth} is out of range");
+        let width = 1usize << depth;
+        let mut nodes = vec![[0; 32]; 2 * width];
+        let mut hash = bucket_hash(&[]);
+        for level in (0..=depth).rev() {
+            let start = 1usize << level;
+            nodes[start..2 * start].fill(hash);
+            hash = merkle::node_hash(&hash, &hash);
+        }
+        Self { depth, buckets: vec![Vec::new(); width], nodes, accounts: 0, marked: Vec::new(), epoch: 0 }
+    }
+
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// How many accounts there are.
+    pub fn len(&self) -> u64 {
+        self.accounts
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.accounts == 0
+    }
+
+    /// The account, if it exists.
+    pub fn account(&self, id: &AccountId) -> Option<&Account> {
+        self.find(id).map(|place| self.at(place))
+    }
+
+    /// Every account, in the tree's order.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.buckets.iter().flatten()
+    }
+
+    /// Adds an account. The root changes with the next [`Self::commit`].
+    pub fn open(&mut self, account: Account) -> Result<(), OpenError> {
+        let key = account_key(&account.id());
+        let bucket = bucket_of(&key, self.depth);
+        let entries = &mut self.buckets[bucket as usize];
+        if entries.iter().any(|entry| entry.id() == account.id()) {
+            return Err(OpenError::Exists);
+        }
+        if entries.len() == BUCKET_ENTRIES_MAX {
+            return Err(OpenError::BucketFull);
+        }
+        let place = entries.partition_point(|entry| account_key(&entry.id()) < key);
+        entries.reserve_exact(1);
+        entries.insert(place, account);
+        self.accounts += 1;
+        self.marked.push(bucket);
+        Ok(())
+    }
+
+    /// Replaces the account with the same id by `account`. False if there is none.
+    #[must_use]
+    pub fn replace(&mut self, account: Account) -> bool {
+        let Some(place) = self.find(&account.id()) else { return false };
+        self.marked.push(place.bucket);
+        *self.at_mut(place) = account;
+        true
+    }
+
+    pub(crate) fn find(&self, id: &AccountId) -> Option<Place> {
+        let bucket = bucket_of(&account_key(id), self.depth);
+        let entry = self.buckets[bucket as usize].iter().position(|entry| entry.id() == *id)?;
+        Some(Place { bucket, entry: entry as u16 })
+    }
+
+    pub(crate) fn at(&self, place: Place) -> &Account {
+        &self.buckets[place.bucket as usize][usize::from(place.entry)]
+    }
+
+    pub(crate) fn at_mut(&mut self, place: Place) -> &mut Account {
+        &mut self.buckets[place.bucket as usize][usize::from(place.entry)]
+    }
+
+    pub(crate) fn mark(&mut self, place: Place) {
+        self.marked.push(place.bucket);
+    }
+
+    /// Rehashes what changed and returns the root.
+    pub fn commit(&mut self) -> StateRoot {
+        let mut level = std::mem::take(&mut self.marked);
+        level.sort_unstable();
+        level.dedup();
+        let width = 1usize << self.depth;
+        for bucket in &level {
+            self.nodes[width + *bucket as usize] = self.hash_of_bucket(*bucket);
+        }
+        let mut start = width;
+        while start > 1 {
+            start /= 2;
+            for index in &mut level {
+                *index /= 2;
+            }
+            level.dedup();
+            for index in &level {
+                let node = start + *index as usize;
+                self.nodes[node] = merkle::node_hash(&self.nodes[2 * node], &self.nodes[2 * node + 1]);
+            }
+        }
+        self.root()
+    }
+
+    /// The root as of the last [`Self::commit`].
+    pub fn root(&self) -> StateRoot {
+        state_root(self.depth, self.accounts, &self.nodes[1])
+    }
+
+    fn hash_of_bucket(&self, bucket: u32) -> [u8; 32] {
+        bucket_hash(&self.bucket_entries(bucket))
+    }
+
+    /// Keys and content hashes of a bucket's entries, as its hash covers them.
+    pub fn bucket_entries(&self, bucket: u32) -> Vec<([u8; 32], [u8; 32])> {
+        let entries = &self.buckets[bucket as usize];
+        entries.iter().map(|entry| (account_key(&entry.id()), content_hash(entry))).collect()
+    }
+
+    /// The siblings on a bucket's way to the top, from the bottom up.
+    pub fn bucket_path(&self, bucket: u32) -> Vec<[u8; 32]> {
+        let mut node = (1usize << self.depth) + bucket as usize;
+        let mut siblings = Vec::with_capacity(self.depth as usize);
+        while node > 1 {
+            siblings.push(self.nodes[node ^ 1]);
+            node /= 2;
+        }
+        siblings
+    }
+
+    /// The sum of all balances of each token that anyone holds. Every one of them must be zero.
+    pub fn token_sums(&self) -> BTreeMap<TokenId, i128> {
+        let mut sums = BTreeMap::new();
+        for (token, balance) in self.accounts().flat_map(Account::holdings) {
+            let sum = sums.entry(token).or_insert(0i128);
+            *sum = sum.checked_add(balance.units()).expect("2^64 accounts of 2^63 units fit an i128");
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amount::Balance;
+
+    fn account(number: u8, units: i128) -> Account {
+        let mut account = Account::new(AccountId([number; 32]));
+        assert!(account.set_balance(TokenId(1), Balance::new(units)));
+        account
+    }
+
+    #[test]
+    fn the_root_does_not_depend_on_the_order_of_opening() {
+        let (mut up, mut down) = (State::new(4), State::new(4));
+        for number in 0..100 {
+            up.open(account(number, i128::from(number))).unwrap();
+            down.open(account(99 - number, i128::from(99 - number))).unwrap();
+        }
+        assert_eq!(up.commit(), down.commit());
+    }
+
+    #[test]
+    fn incremental_commits_give_the_root_of_a_fresh_build() {
+        let mut state = State::new(5);
+        for number in 0..60 {
+            state.open(account(number, 1)).unwrap();
+            state.commit();
+        }
+        assert!(state.replace(account(7, 70)));
+        let mut fresh = State::new(5);
+        for number in 0..60 {
+            fresh.open(account(number, if number == 7 { 70 } else { 1 })).unwrap();
+        }
+        assert_eq!(state.commit(), fresh.commit());
+    }
+
+    #[test]
+    fn the_root_binds_every_content_and_the_count() {
+        let mut state = State::new(4);
+        let empty = state.commit();
+        state.open(account(1, 5)).unwrap();
+        let one = state.commit();
+        assert!(state.replace(account(1, 6)));
+        let changed = state.commit();
+        assert!(empty != one && one != changed);
+    }
+
+    #[test]
+    fn an_account_opens_once_and_a_full_bucket_says_so() {
+        let mut state = State::new(4);
+        state.open(account(1, 5)).unwrap();
+        assert_eq!(state.open(account(1, 5)), Err(OpenError::Exists));
+        let mut refused = 0;
+        for number in 0u32..6_000 {
+            let mut id = [9; 32];
+            id[..4].copy_from_slice(&number.to_le_bytes());
+            match state.open(Account::new(AccountId(id))) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error, OpenError::BucketFull);
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0);
+        assert_eq!(state.len() + refused, 6_001);
+    }
+}

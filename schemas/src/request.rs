@@ -1,0 +1,77 @@
+//! What clients (API servers, wallets' libraries, load generators) ask a node, and what it answers: one request and
+//! one reply on each bidirectional QUIC stream.
+
+use zeni_consensus::{Mode, Verdict};
+use zeni_ledger::{AccountId, BlockId, GenesisId, Payment, PublicKey, StateRoot, TransactionId};
+
+/// Ids in one status request, at most.
+pub const STATUS_IDS_MAX: usize = 1_024;
+
+/// A client's request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Submit payments, at most [`zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX`].
+    Submit(Vec<Payment>),
+    /// Where the node stands.
+    Node,
+    /// An account at the node's canonical head.
+    Account(AccountId),
+    /// How many nodes hold each of these payments in their pools.
+    Pending(Vec<TransactionId>),
+}
+
+/// A node's reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A verdict for each payment, in order.
+    Submitted(Vec<Verdict>),
+    Node(NodeInfo),
+    Account(AccountInfo),
+    /// For each id: 0 if it is not in the pool, otherwise the number of nodes known to hold it.
+    Pending(Vec<u16>),
+    /// The request was not served.
+    Refused(RequestError),
+}
+
+/// Where a node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    pub genesis: GenesisId,
+    pub key: PublicKey,
+    pub boot: u64,
+    pub mode: Mode,
+    pub height: u64,
+    pub slot: u64,
+    pub head: BlockId,
+    pub state_root: StateRoot,
+    /// Payments stored and not on the canonical chain.
+    pub pending: u64,
+    /// Validators heard from in the last 10 s, this one included.
+    pub live: u16,
+    pub version: String,
+}
+
+/// An account at the node's canonical head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountInfo {
+    pub height: u64,
+    pub head: BlockId,
+    pub state_root: StateRoot,
+    /// The account's canonical bytes (`zeni_ledger::Account::encode`); `None` if it does not exist.
+    pub account: Option<Vec<u8>>,
+    /// The canonical bytes of a `zeni_ledger::proof` of the account or of its absence.
+    pub proof: Vec<u8>,
+}
+
+/// Why a request was not served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("the node is at its limit; try again in {retry_after_ms} ms")]
+    Overloaded { retry_after_ms: u32 },
+    #[error("this key may not do that here")]
+    Forbidden,
+    #[error("the request is malformed: {0}")]
+    Malformed(String),
+    #[error("the node is stopping")]
+    Stopping,
+}
