@@ -1,0 +1,5 @@
+//! Prepares, replays and judges payment storms.
+
+pub mod clock;
+pub mod plan;
+pub mod prepare;
