@@ -1,6 +1,6 @@
 //! What became of an executed payment. Every payment that used a sequence leaves one receipt, applied or rejected.
 
-use crate::encoding::Encoder;
+use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::hash::{ReceiptsRoot, TransactionId};
 use crate::merkle;
 
@@ -95,6 +95,17 @@ impl Receipt {
         encoder.finish()
     }
 
+    /// Parses canonical bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut decoder = Decoder::new(bytes);
+        let (batch, position, id) = (decoder.u32()?, decoder.u16()?, TransactionId(decoder.array()?));
+        let byte = decoder.u8()?;
+        decoder.finish()?;
+        let outcome = Outcome::from_byte(byte)
+            .ok_or(DecodeError::Invalid { what: "outcome of a receipt", found: u64::from(byte) })?;
+        Ok(Self { batch, position, id, outcome })
+    }
+
     /// The hash that stands for it in the receipts tree.
     pub fn leaf_hash(&self) -> [u8; 32] {
         merkle::leaf_hash(&self.to_bytes())
@@ -119,5 +130,17 @@ mod tests {
         }
         assert_eq!(Outcome::from_byte(8), None);
         assert_eq!(Outcome::from_byte(255), None);
+    }
+
+    #[test]
+    fn receipts_round_trip_and_damaged_bytes_are_refused() {
+        let outcome = Outcome::Rejected(Rejection::ToSelf);
+        let receipt = Receipt { batch: 1, position: 2, id: TransactionId([3; 32]), outcome };
+        let mut bytes = receipt.to_bytes();
+        assert_eq!(bytes.len(), RECEIPT_BYTES);
+        assert_eq!(Receipt::from_bytes(&bytes), Ok(receipt));
+        assert_eq!(Receipt::from_bytes(&bytes[..38]), Err(DecodeError::Truncated { offset: 38, needed: 1 }));
+        bytes[38] = 8;
+        assert_eq!(Receipt::from_bytes(&bytes), Err(DecodeError::Invalid { what: "outcome of a receipt", found: 8 }));
     }
 }
