@@ -1,11 +1,40 @@
 //! What clients (API servers, wallets' libraries, load generators) ask a node, and what it answers: one request and
 //! one reply on each bidirectional QUIC stream.
 
+use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_consensus::{Mode, Verdict};
+use zeni_ledger::account::ACCOUNT_BYTES_MAX;
+use zeni_ledger::payment::PAYMENT_BYTES;
 use zeni_ledger::{AccountId, BlockId, GenesisId, Payment, PublicKey, StateRoot, TransactionId};
+
+use crate::frame::{ENVELOPE_BYTES, FrameKind};
+
+mod ask;
+mod reply;
+mod verdict;
+
+pub use ask::{decode_request, encode_request};
+pub use reply::{decode_reply, encode_reply};
 
 /// Ids in one status request, at most.
 pub const STATUS_IDS_MAX: usize = 1_024;
+/// Bytes of the proof in one [`AccountInfo`], at most.
+pub const PROOF_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a node's version text, at most; a longer one is cut.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Bytes of the reason in [`RequestError::Malformed`], at most; a longer one is cut.
+pub const REASON_BYTES_MAX: usize = 512;
+/// Bytes of the longest request: a full submission.
+pub const REQUEST_BYTES_MAX: usize = SUBMISSION_PAYMENTS_MAX * PAYMENT_BYTES + ENVELOPE_BYTES;
+/// Bytes of the longest reply: an account with its proof.
+pub const REPLY_BYTES_MAX: usize = ACCOUNT_BYTES_MAX + PROOF_BYTES_MAX + ENVELOPE_BYTES;
+
+const REQUEST: FrameKind =
+    FrameKind { what: "request", bytes_max: REQUEST_BYTES_MAX, tables_max: 2, identifier: "ZNRQ" };
+const REPLY: FrameKind = FrameKind { what: "reply", bytes_max: REPLY_BYTES_MAX, tables_max: 2, identifier: "ZNRP" };
+
+// A full submission answered with a waiting payment for each must fit into a reply.
+const _: () = assert!(SUBMISSION_PAYMENTS_MAX * (12 + 32) + ENVELOPE_BYTES <= REPLY_BYTES_MAX);
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
