@@ -1,9 +1,29 @@
-//! Being written.
+//! The chain: the tree of blocks, the state at its canonical head, and the way from one head to another.
+//!
+//! Fork choice follows the heaviest chain of blocks that are fully fetched and executed here (ties: the lower id). A
+//! branch that claims more weight is tried: undo to the common ancestor, execute, and if a block does not give its
+//! roots, it and all above it are invalid and the choice is made anew.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use zeni_ledger::execute::Executed;
-use zeni_ledger::{Block, BlockId, VerifiedBatch};
+use zeni_ledger::block::transactions_root;
+use zeni_ledger::execute::{Executed, execute, undo};
+use zeni_ledger::{Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, Genesis, GenesisId, State};
+use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
+
+use crate::archive::{Archive, CheckpointDelta};
+use crate::batches::BatchIndex;
+use crate::effect::HaltReason;
+use crate::mutation::{Mutant, Mutation};
+use crate::schedule::Schedule;
+use crate::tree::{Node, Tree, Validity};
+
+/// Payments that one [`Chain::advance`] executes before it returns, unless it is in the middle of a reorganisation:
+/// a node that catches up goes on hearing its peers.
+pub const ADVANCE_PAYMENTS_MAX: u64 = 200_000;
+/// Undo records kept in memory besides those of the running step.
+const UNDOS_KEPT: usize = 2;
 
 /// A block that became canonical, with all that executing it gave.
 #[derive(Debug, Clone)]
@@ -11,7 +31,11 @@ pub struct Applied {
     pub id: BlockId,
     pub block: Arc<Block>,
     pub batches: Vec<VerifiedBatch>,
+    /// Roots, receipts and counts; its undo record is moved to `undo`.
     pub executed: Arc<Executed>,
+    pub undo: Arc<Undo>,
+    /// Whether its record must be appended to the log now.
+    pub fresh: bool,
 }
 
 /// How the canonical chain changed: first these blocks were taken back, from the head down, then these applied.
@@ -19,4 +43,456 @@ pub struct Applied {
 pub struct ChainChange {
     pub undone: Vec<BlockId>,
     pub applied: Vec<Applied>,
+    /// Batches of the undone blocks that no applied block lists.
+    pub requeued: Vec<BatchDigest>,
+    /// Blocks that were executed and found false.
+    pub invalid: Vec<BlockId>,
+    /// There is more to execute; advance again soon.
+    pub unfinished: bool,
+}
+
+impl ChainChange {
+    /// Whether nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.undone.is_empty() && self.applied.is_empty() && self.invalid.is_empty() && !self.unfinished
+    }
+}
+
+/// Why a block's header is refused, whatever its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("there is no such proposer")]
+    UnknownProposer,
+    #[error("the rank is not the proposer's place in this slot")]
+    WrongRank,
+    #[error("more batches are listed than genesis allows")]
+    TooManyBatches,
+    #[error("the height is not one above the parent's, or the slot does not rise")]
+    NotAboveParent,
+    #[error("the proposer's signature does not verify")]
+    BadSignature,
+}
+
+/// The tree of blocks with the state at its head.
+#[derive(Debug)]
+pub struct Chain {
+    genesis: Arc<Genesis>,
+    genesis_id: GenesisId,
+    schedule: Schedule,
+    tree: Tree,
+    state: State,
+    /// The slot in which a canonical block lists a batch. Entries older than the validity horizon are dropped.
+    listed: HashMap<BatchDigest, u64>,
+    listed_by_slot: BTreeMap<u64, Vec<BatchDigest>>,
+    undos: BTreeMap<u64, (BlockId, Arc<Undo>)>,
+    checkpoint: BlockId,
+    mutation: Mutation,
+}
+
+impl Chain {
+    /// A chain at genesis.
+    pub fn new(genesis: Arc<Genesis>, state: State, mutation: Mutation) -> Self {
+        let root = genesis.block_id();
+        Self {
+            genesis_id: genesis.id(),
+            schedule: Schedule::new(&genesis),
+            tree: Tree::new(root),
+            state,
+            listed: HashMap::new(),
+            listed_by_slot: BTreeMap::new(),
+            undos: BTreeMap::new(),
+            checkpoint: root,
+            genesis,
+            mutation,
+        }
+    }
+
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    pub fn genesis_id(&self) -> GenesisId {
+        self.genesis_id
+    }
+
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn head(&self) -> BlockId {
+        self.tree.head()
+    }
+
+    pub fn head_node(&self) -> &Node {
+        self.tree.head_node()
+    }
+
+    /// Whether a canonical block lists this batch.
+    pub fn lists(&self, digest: &BatchDigest) -> bool {
+        self.listed.contains_key(digest)
+    }
+
+    /// Checks what a header says of itself.
+    pub fn check_header(&self, block: &Block) -> Result<(), HeaderError> {
+        let header = &block.header;
+        let validator = self.genesis.validators.get(header.proposer.as_usize()).ok_or(HeaderError::UnknownProposer)?;
+        let rank_holds = self.schedule.rank(header.slot, header.proposer) == Some(header.rank);
+        if !rank_holds && !self.mutation.is(Mutant::RankUnchecked) {
+            return Err(HeaderError::WrongRank);
+        }
+        if block.digests.len() > self.genesis.batches_max as usize {
+            return Err(HeaderError::TooManyBatches);
+        }
+        if !block.signature_holds(&self.genesis_id, &validator.key) {
+            return Err(HeaderError::BadSignature);
+        }
+        Ok(())
+    }
+
+    /// Adds a checked block whose parent is in the tree. Returns the listed batches that are not stored here.
+    pub fn insert(
+        &mut self,
+        id: BlockId,
+        block: Arc<Block>,
+        batches: &BatchIndex,
+    ) -> Result<Vec<BatchDigest>, HeaderError> {
+        let parent = self.tree.expect(&block.header.parent);
+        let slot_rises = block.header.slot > parent.slot || self.mutation.is(Mutant::SlotsFall);
+        if block.header.height != parent.height + 1 || !slot_rises {
+            return Err(HeaderError::NotAboveParent);
+        }
+        let mut missing: Vec<BatchDigest> = Vec::new();
+        for digest in &block.digests {
+            if !batches.contains(digest) && !missing.contains(digest) {
+                missing.push(*digest);
+            }
+        }
+        let weight = self.schedule.weight(block.header.rank);
+        self.tree.insert(id, block, weight, &missing);
+        Ok(missing)
+    }
+
+    /// Notes that a batch is stored now. True if a block has all its batches with it.
+    pub fn batch_arrived(&mut self, digest: &BatchDigest) -> bool {
+        self.tree.batch_arrived(digest)
+    }
+
+    /// The body of a block, from memory or from the archive.
+    pub fn block(&self, id: &BlockId, archive: &dyn Archive) -> Result<Option<Arc<Block>>, HaltReason> {
+        if let Some(body) = self.tree.body(id) {
+            return Ok(Some(body.clone()));
+        }
+        if !self.tree.contains(id) || *id == self.genesis.block_id() {
+            return Ok(None);
+        }
+        archive.block(id).map_err(|error| HaltReason::Archive(error.to_string()))
+    }
+
+    /// Follows fork choice from the current head. Executes a bounded number of payments; says if there is more.
+    pub fn advance(&mut self, batches: &mut BatchIndex, archive: &dyn Archive) -> Result<ChainChange, HaltReason> {
+        let mut change = ChainChange::default();
+        let mut executed = 0;
+        let floor = self.head_node().weight;
+        self.trim_undos();
+        while let Some(goal) = self.better_head() {
+            if executed >= ADVANCE_PAYMENTS_MAX && self.head_node().weight >= floor {
+                change.unfinished = true;
+                break;
+            }
+            let branch = self.tree.branch_to(goal);
+            let first = *branch.first().expect("a better head stands beside the canonical chain");
+            let fork = self.tree.expect(&first).parent;
+            while self.head() != fork {
+                self.retreat(&mut change, archive)?;
+            }
+            let Some(applied) = self.try_block(first, batches, archive)? else {
+                change.invalid.push(first);
+                continue;
+            };
+            executed += applied.batches.iter().map(|batch| batch.payments().len() as u64).sum::<u64>() + 1;
+            change.applied.push(applied);
+        }
+        self.settle(&mut change);
+        Ok(change)
+    }
+
+    fn better_head(&self) -> Option<BlockId> {
+        let goal = self.tree.better_head()?;
+        let heavier = self.tree.expect(&goal).weight > self.head_node().weight;
+        (heavier || !self.mutation.is(Mutant::FirstSeenWins)).then_some(goal)
+    }
+
+    /// Takes the head back.
+    fn retreat(&mut self, change: &mut ChainChange, archive: &dyn Archive) -> Result<(), HaltReason> {
+        let id = self.head();
+        let record = self.undo_record(&id, archive)?;
+        if !self.mutation.is(Mutant::SkipUndo) {
+            if self.mutation.is(Mutant::UndoTooShort) {
+                let kept = record.accounts.len().saturating_sub(1);
+                undo(&mut self.state, &Undo { accounts: record.accounts[..kept].to_vec() });
+            } else {
+                undo(&mut self.state, &record);
+            }
+        }
+        let block = self.block(&id, archive)?.ok_or_else(|| lost_block(&id))?;
+        for digest in &block.digests {
+            self.listed.remove(digest);
+        }
+        self.listed_by_slot.remove(&block.header.slot);
+        self.tree.set_body(&id, block);
+        self.tree.retreat();
+        match change.applied.last() {
+            Some(applied) if applied.id == id => {
+                if applied.fresh {
+                    self.tree.unmark_stored(&id);
+                }
+                change.applied.pop();
+            }
+            _ => change.undone.push(id),
+        }
+        Ok(())
+    }
+
+    /// The undo record of an executed block.
+    fn undo_record(&self, id: &BlockId, archive: &dyn Archive) -> Result<Arc<Undo>, HaltReason> {
+        let height = self.tree.expect(id).height;
+        if let Some((_, record)) = self.undos.get(&height).filter(|(of, _)| of == id) {
+            return Ok(record.clone());
+        }
+        match archive.undo(id) {
+            Ok(Some(record)) => Ok(record),
+            Ok(None) => Err(HaltReason::Archive(format!("the undo record of block {id} is not there"))),
+            Err(error) => Err(HaltReason::Archive(error.to_string())),
+        }
+    }
+
+    /// Executes a child of the head; `None`, and the state as before, if it does not give its roots.
+    fn try_block(
+        &mut self,
+        id: BlockId,
+        batches: &mut BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<Option<Applied>, HaltReason> {
+        let block = self.block(&id, archive)?.ok_or_else(|| lost_block(&id))?;
+        if self.lists_twice(&block.header, &block.digests) {
+            self.tree.invalidate(id);
+            return Ok(None);
+        }
+        let listed = self.load(&block.digests, batches, archive)?;
+        let slot_time = self.genesis.slot_time_ms(block.header.slot);
+        let executed = execute(&mut self.state, &self.genesis.rules, slot_time, &listed);
+        let header = &block.header;
+        let roots_hold = (header.state_root, header.receipts_root, header.receipts)
+            == (executed.state_root, executed.receipts_root, executed.receipts.len() as u32);
+        if !roots_hold && !self.mutation.is(Mutant::AdoptUnchecked) {
+            undo(&mut self.state, &executed.undo);
+            self.tree.invalidate(id);
+            return Ok(None);
+        }
+        Ok(Some(self.adopt(id, block, listed, executed, batches)))
+    }
+
+    /// Whether a digest stands twice in the block, or in it and in a recent ancestor. Older ones hold nothing that is
+    /// still valid.
+    fn lists_twice(&self, header: &BlockHeader, digests: &[BatchDigest]) -> bool {
+        let mut sorted = digests.to_vec();
+        sorted.sort_unstable();
+        let inside = sorted.windows(2).any(|pair| pair[0] == pair[1]);
+        let horizon = self.horizon_slots();
+        let mut before = digests.iter().filter_map(|digest| self.listed.get(digest));
+        let again = before.any(|slot| header.slot.saturating_sub(*slot) <= horizon);
+        (inside || again) && !self.mutation.is(Mutant::ListTwice)
+    }
+
+    /// Slots after which every payment of a listed batch has expired.
+    fn horizon_slots(&self) -> u64 {
+        u64::from(self.genesis.rules.validity_max_s) * 1_000 / self.genesis.block_interval_ms + 1
+    }
+
+    fn load(
+        &self,
+        digests: &[BatchDigest],
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<Vec<VerifiedBatch>, HaltReason> {
+        digests.iter().map(|digest| batches.load(digest, archive)).collect()
+    }
+
+    /// Makes an executed child of the head canonical.
+    fn adopt(
+        &mut self,
+        id: BlockId,
+        block: Arc<Block>,
+        listed: Vec<VerifiedBatch>,
+        mut executed: Executed,
+        batches: &mut BatchIndex,
+    ) -> Applied {
+        for digest in &block.digests {
+            self.listed.insert(*digest, block.header.slot);
+            batches.release(digest);
+        }
+        self.listed_by_slot.insert(block.header.slot, block.digests.clone());
+        let undo = Arc::new(std::mem::take(&mut executed.undo));
+        self.undos.insert(block.header.height, (id, undo.clone()));
+        let fresh = self.tree.mark_stored(&id);
+        self.tree.extend(id);
+        self.forget_listed(block.header.slot, batches);
+        Applied { id, block, batches: listed, executed: Arc::new(executed), undo, fresh }
+    }
+
+    /// Drops what was listed so long ago that listing it again would change nothing. Twice the horizon, so that every
+    /// fork that can still be weighed is judged alike.
+    fn forget_listed(&mut self, slot: u64, batches: &mut BatchIndex) {
+        let Some(oldest) = slot.checked_sub(2 * self.horizon_slots()) else { return };
+        let keep = self.listed_by_slot.split_off(&oldest);
+        for digest in std::mem::replace(&mut self.listed_by_slot, keep).into_values().flatten() {
+            self.listed.remove(&digest);
+            batches.forget(&digest);
+        }
+    }
+
+    /// Completes what `change` says: what returns to the pool is what no canonical block lists now.
+    fn settle(&self, change: &mut ChainChange) {
+        for id in &change.undone {
+            let body = self.tree.body(id).expect("a block that was taken back keeps its body");
+            change.requeued.extend(body.digests.iter().filter(|digest| !self.listed.contains_key(*digest)));
+        }
+    }
+
+    fn trim_undos(&mut self) {
+        while self.undos.len() > UNDOS_KEPT {
+            self.undos.pop_first();
+        }
+    }
+
+    /// Builds, signs and adopts a block of `digests` on the canonical head.
+    pub fn propose(
+        &mut self,
+        slot: u64,
+        proposer: ValidatorIndex,
+        key: &ed25519_dalek::SigningKey,
+        digests: Vec<BatchDigest>,
+        batches: &mut BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<Applied, HaltReason> {
+        self.trim_undos();
+        let listed = self.load(&digests, batches, archive)?;
+        let executed = execute(&mut self.state, &self.genesis.rules, self.genesis.slot_time_ms(slot), &listed);
+        let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
+        let header = BlockHeader {
+            proposer,
+            rank,
+            height: self.head_node().height + 1,
+            slot,
+            parent: self.head(),
+            transactions_root: transactions_root(&digests),
+            state_root: executed.state_root,
+            receipts_root: executed.receipts_root,
+            receipts: executed.receipts.len() as u32,
+        };
+        let block = Arc::new(Block::sign(header, digests, key, &self.genesis_id));
+        let id = block.id(&self.genesis_id);
+        self.tree.insert(id, block.clone(), self.schedule.weight(rank), &[]);
+        Ok(self.adopt(id, block, listed, executed, batches))
+    }
+
+    /// Puts stored blocks back into the tree and the chain at its checkpoint: every block up to there becomes
+    /// canonical without execution, because the given state stands there.
+    ///
+    /// # Errors
+    /// If the checkpoint's block or one of its ancestors is not among the stored ones.
+    pub fn restore(
+        &mut self,
+        blocks: Vec<Arc<Block>>,
+        checkpoint: BlockId,
+        batches: &BatchIndex,
+    ) -> Result<(), HaltReason> {
+        for block in blocks {
+            let id = block.id(&self.genesis_id);
+            if self.tree.contains(&id) || !self.tree.contains(&block.header.parent) {
+                continue;
+            }
+            if self.insert(id, block, batches).is_ok() {
+                self.tree.mark_stored(&id);
+            }
+        }
+        if !self.tree.contains(&checkpoint) {
+            return Err(HaltReason::Archive(format!("the checkpoint's block {checkpoint} is not in the log")));
+        }
+        for id in self.tree.branch_to(checkpoint) {
+            let block = self.tree.body(&id).expect("restored blocks have bodies").clone();
+            for digest in &block.digests {
+                self.listed.insert(*digest, block.header.slot);
+            }
+            self.listed_by_slot.insert(block.header.slot, block.digests.clone());
+            self.tree.extend(id);
+        }
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+
+    /// What brings the checkpoint to `depth` blocks below the head; `None` if it stands there.
+    ///
+    /// # Panics
+    /// If a token's sum is not zero.
+    pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
+        let height = self.head_node().height.saturating_sub(depth);
+        let goal = self.tree.canonical_at(height).expect("the height is not above the head's");
+        if goal == self.checkpoint {
+            return Ok(None);
+        }
+        let sums = self.state.token_sums();
+        assert!(sums.values().all(|sum| *sum == 0), "conservation: token sums are {sums:?}");
+        let from = self.checkpoint;
+        let mut touched: BTreeMap<AccountId, ()> = BTreeMap::new();
+        for id in self.path_between(from, goal) {
+            let record = self.undo_record(&id, archive)?;
+            touched.extend(record.accounts.iter().map(|account| (account.id(), ())));
+        }
+        let mut at_goal: HashMap<AccountId, Account> = HashMap::new();
+        let mut above = self.head();
+        while above != goal {
+            let record = self.undo_record(&above, archive)?;
+            let relevant = record.accounts.iter().filter(|account| touched.contains_key(&account.id()));
+            at_goal.extend(relevant.map(|account| (account.id(), account.clone())));
+            above = self.tree.expect(&above).parent;
+        }
+        let account_at_goal = |id: &AccountId| at_goal.get(id).or_else(|| self.state.account(id)).cloned();
+        let accounts = touched.keys().filter_map(account_at_goal).collect();
+        self.checkpoint = goal;
+        Ok(Some(CheckpointDelta { from, to: goal, height, accounts }))
+    }
+
+    /// The blocks that lie between two blocks, on both sides of their common ancestor.
+    fn path_between(&self, from: BlockId, to: BlockId) -> Vec<BlockId> {
+        let (mut left, mut right, mut path) = (from, to, Vec::new());
+        while left != right {
+            let deeper = match self.tree.expect(&left).height >= self.tree.expect(&right).height {
+                true => &mut left,
+                false => &mut right,
+            };
+            path.push(*deeper);
+            *deeper = self.tree.expect(deeper).parent;
+        }
+        path
+    }
+
+    /// Whether a block is known and there is nothing left to do about it: canonical, lighter than the head, or false.
+    pub fn is_settled(&self, id: &BlockId) -> bool {
+        self.tree.node(id).is_some_and(|node| {
+            self.tree.is_canonical(id) || node.validity == Validity::Invalid || node.weight <= self.head_node().weight
+        })
+    }
+}
+
+fn lost_block(id: &BlockId) -> HaltReason {
+    HaltReason::Archive(format!("block {id} was stored and is not there"))
 }

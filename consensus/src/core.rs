@@ -1,14 +1,29 @@
-//! Being written.
+//! One validator's consensus: takes inputs, keeps the pool and the chain, proposes blocks.
+//!
+//! Every step ends alike: cut the forming batch if it is due, follow fork choice, change mode, propose if it is this
+//! validator's turn, say hello, ask for what is missing, and name the next wake-up.
+
+mod gossip;
+mod propose;
+mod submit;
 
 use std::sync::Arc;
 
-use zeni_ledger::{Block, BlockId, Genesis, State, ValidatorIndex};
+use zeni_ledger::{BatchDigest, Block, BlockId, Genesis, State, TransactionId, ValidatorIndex};
 
 use crate::archive::{Archive, BatchMeta, CheckpointDelta, SafetyRecord};
-use crate::effect::{Effect, HaltReason};
+use crate::batches::{BatchIndex, ValidatorSet};
+use crate::chain::{Chain, ChainChange};
+use crate::effect::{Effect, Event, HaltReason};
 use crate::input::Input;
-use crate::message::Status;
+use crate::message::{Mode, Status};
+use crate::mutation::{Mutant, Mutation};
+use crate::peers::LIVE_MS;
+use crate::pool::{Pool, Waiting};
+use crate::replica::Replica;
 use crate::time::Millis;
+
+use submit::Forming;
 
 /// What one process of a validator is told at its start.
 #[derive(Debug, Clone)]
@@ -42,41 +57,292 @@ pub struct Recovered {
 
 /// One validator's consensus.
 #[derive(Debug)]
-pub struct Core {}
+pub struct Core {
+    config: Config,
+    genesis: Arc<Genesis>,
+    replica: Replica,
+    pool: Pool,
+    forming: Forming,
+    batch_number: u64,
+    mode: Mode,
+    /// When the present mode began, or the last progress within it.
+    mode_since: Millis,
+    safety: Option<SafetyRecord>,
+    /// Stored batches to be put into the pool once the stored chain is executed.
+    replaying: Option<Vec<BatchMeta>>,
+    disk_full: bool,
+    halted: bool,
+    last_step: Millis,
+    next_status: Millis,
+    next_pool_exchange: Millis,
+    /// Batches that arrived up to here were in the pool at the last exchange.
+    exchanged: u64,
+    /// Since when a live peer offers a heavier chain than is executed here.
+    behind_since: Option<Millis>,
+    mutation: Mutation,
+}
 
 impl Core {
-    /// Rebuilds a core from what is on disk: executes the stored chain behind the checkpoint and refills the pool.
+    /// Rebuilds a core from what is on disk. It executes the stored chain behind the checkpoint in its first steps,
+    /// and refills the pool after that; until then it refuses submissions with "try again".
+    ///
+    /// # Errors
+    /// If the log does not hold the chain up to the checkpoint.
     pub fn recover(
         config: Config,
         genesis: Arc<Genesis>,
         recovered: Recovered,
         now: Millis,
-        archive: &dyn Archive,
     ) -> Result<(Self, Vec<Effect>), HaltReason> {
-        let _ = (config, genesis, recovered, now, archive);
-        Err(HaltReason::Archive("being written".into()))
+        Self::recover_with(config, genesis, recovered, now, Mutation::none())
     }
 
-    /// Takes one input at time `now` and says what is to be done.
+    /// As [`Self::recover`], for a core that breaks a rule on purpose.
+    pub fn recover_with(
+        config: Config,
+        genesis: Arc<Genesis>,
+        recovered: Recovered,
+        now: Millis,
+        mutation: Mutation,
+    ) -> Result<(Self, Vec<Effect>), HaltReason> {
+        let mut batches = BatchIndex::default();
+        for meta in &recovered.batches {
+            batches.restore(*meta, Some(config.me));
+        }
+        let mine = recovered.batches.iter().filter(|meta| meta.author == config.me);
+        let batch_number = mine.map(|meta| meta.number).max().unwrap_or(0);
+        let mut chain = Chain::new(genesis.clone(), recovered.state, mutation);
+        chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let mode = if recovered.safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
+        let core = Self {
+            replica: Replica::new(chain, batches, Some(config.me), mutation),
+            config,
+            genesis,
+            pool: Pool::default(),
+            forming: Forming::default(),
+            batch_number,
+            mode,
+            mode_since: now,
+            safety: recovered.safety,
+            replaying: Some(recovered.batches),
+            disk_full: false,
+            halted: false,
+            last_step: now,
+            next_status: now,
+            next_pool_exchange: now,
+            exchanged: 0,
+            behind_since: None,
+            mutation,
+        };
+        Ok((core, vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)]))
+    }
+
+    /// Takes one input at time `now` and says what is to be done. Time that runs backwards is taken as standing still.
     pub fn step(&mut self, now: Millis, input: Input, archive: &dyn Archive) -> Vec<Effect> {
-        let _ = (now, input, archive);
-        Vec::new()
+        let mut out = Vec::new();
+        if self.halted {
+            return out;
+        }
+        let now = now.max(self.last_step);
+        if let Err(reason) = self.try_step(now, input, archive, &mut out) {
+            self.halted = true;
+            out.push(Effect::Halt(reason));
+        }
+        out
+    }
+
+    fn try_step(
+        &mut self,
+        now: Millis,
+        input: Input,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), HaltReason> {
+        self.notice_pause(now, out);
+        self.last_step = now;
+        match input {
+            Input::Tick => {}
+            Input::Submission { request, payments } => self.submit(now, request, payments, out),
+            Input::Connected(validator) => self.connected(validator, out),
+            Input::Disconnected(validator) => self.replica.peers.disconnected(validator),
+            Input::Message { from, message } => self.receive(now, from, message, archive, out)?,
+            Input::BadBatch { author, digest } => out.push(Effect::Event(Event::BadBatch { author, digest })),
+            Input::DiskFull(full) => self.disk_full = full,
+        }
+        self.cut_if_due(now, out);
+        self.follow_fork_choice(now, archive, out)?;
+        self.change_mode(now, out);
+        self.propose_if_due(now, archive, out)?;
+        self.replica.drive(now, out);
+        self.say_hello(now, out);
+        out.push(Effect::WakeAt(self.next_wake(now)));
+        Ok(())
+    }
+
+    /// A process that did not run for longer than a live validator may be silent heard nobody meanwhile: it joins anew.
+    fn notice_pause(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if now.since(self.last_step) > LIVE_MS {
+            self.replica.peers.forget_liveness();
+            if matches!(self.mode, Mode::Active | Mode::Syncing) {
+                self.enter(Mode::Joining, now, out);
+            }
+        }
+    }
+
+    fn enter(&mut self, mode: Mode, now: Millis, out: &mut Vec<Effect>) {
+        if self.mode != mode {
+            self.mode = mode;
+            out.push(Effect::Event(Event::Mode(mode)));
+            self.next_status = now;
+        }
+        self.mode_since = now;
+    }
+
+    fn follow_fork_choice(
+        &mut self,
+        now: Millis,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), HaltReason> {
+        if let Some(change) = self.replica.advance(archive, out)? {
+            self.update_pool(&change, archive)?;
+            self.next_status = now;
+            if self.mode == Mode::Syncing {
+                self.mode_since = now;
+            }
+        }
+        if !self.replica.is_unfinished()
+            && let Some(stored) = self.replaying.take()
+        {
+            self.refill_pool(&stored, archive)?;
+        }
+        Ok(())
+    }
+
+    /// Takes what became canonical out of the pool, and puts back what is not canonical any more.
+    fn update_pool(&mut self, change: &ChainChange, archive: &dyn Archive) -> Result<(), HaltReason> {
+        for applied in &change.applied {
+            for batch in &applied.batches {
+                if let Some(info) = self.replica.batches.info(&batch.digest()) {
+                    self.pool.remove(info.arrival, batch);
+                }
+            }
+        }
+        if self.mutation.is(Mutant::ForgetAbandoned) {
+            return Ok(());
+        }
+        change.requeued.iter().try_for_each(|digest| self.add_to_pool(digest, archive))
+    }
+
+    fn refill_pool(&mut self, stored: &[BatchMeta], archive: &dyn Archive) -> Result<(), HaltReason> {
+        let waiting: Vec<BatchDigest> =
+            stored.iter().map(|meta| meta.digest).filter(|digest| !self.replica.chain.lists(digest)).collect();
+        waiting.iter().try_for_each(|digest| self.add_to_pool(digest, archive))
+    }
+
+    fn add_to_pool(&mut self, digest: &BatchDigest, archive: &dyn Archive) -> Result<(), HaltReason> {
+        if let Some(info) = self.replica.batches.info(digest) {
+            let arrival = info.arrival;
+            let batch = self.replica.batches.load(digest, archive)?;
+            self.pool.add(arrival, &batch, false);
+        }
+        Ok(())
+    }
+
+    /// Joining, until every validator is heard or long enough has passed; syncing, until every valid chain on offer is
+    /// executed here, or none of them has come nearer for as long; then active.
+    fn change_mode(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let waited = now.since(self.mode_since) >= self.config.joining_ms;
+        if self.mode == Mode::Joining && self.replaying.is_none() {
+            let heard_all = self.others().all(|validator| self.replica.peers.told_status(validator, now));
+            if heard_all || waited || self.mutation.is(Mutant::NoJoining) {
+                self.enter(Mode::Syncing, now, out);
+            }
+        }
+        let waited = now.since(self.mode_since) >= self.config.joining_ms;
+        if self.mode == Mode::Syncing && (waited || self.replica.is_in_sync(now)) {
+            self.enter(Mode::Active, now, out);
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = ValidatorIndex> + use<> {
+        let me = self.config.me;
+        (0..self.genesis.validators.len() as u16).map(ValidatorIndex).filter(move |validator| *validator != me)
+    }
+
+    fn next_wake(&self, now: Millis) -> Millis {
+        if self.replica.is_unfinished() || self.replaying.is_some() {
+            return now;
+        }
+        let candidates = [
+            Some(self.next_status),
+            self.forming.due(),
+            self.next_turn(now),
+            self.replica.next_wake(),
+            Some(self.next_pool_exchange),
+        ];
+        candidates.into_iter().flatten().min().expect("there is always a next status").max(now + 1)
     }
 
     /// What brings the last checkpoint to the canonical block `depth` blocks below the head; `None` if it is there.
     /// The shell hands it to storage; the next call starts from where this one ended.
+    ///
+    /// # Panics
+    /// If a token's sum is not zero.
     pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        let _ = (depth, archive);
-        Ok(None)
+        self.replica.chain.checkpoint(depth, archive)
     }
 
     /// The state at the canonical head.
     pub fn state(&self) -> &State {
-        panic!("being written")
+        self.replica.chain.state()
     }
 
     /// Where this node stands, as its next status will say.
     pub fn status(&self) -> Status {
-        panic!("being written")
+        let head = self.replica.chain.head_node();
+        Status {
+            validator: self.config.me,
+            boot: self.config.boot,
+            nonce: self.config.nonce,
+            echoes: self.replica.peers.nonces(),
+            mode: self.mode,
+            head: self.replica.chain.head(),
+            height: head.height,
+            slot: head.slot,
+            weight: head.weight,
+            pool: self.pool.len() as u32,
+        }
+    }
+
+    /// How many validators are known to have a waiting payment on disk; 0 if none waits here with that id.
+    pub fn pending_copies(&self, id: &TransactionId) -> u16 {
+        match self.pool.waiting(id) {
+            Some(Waiting::Batch(digest)) => self.replica.batches.info(&digest).map_or(0, |info| info.holders.len()),
+            Some(Waiting::Forming) | None => 0,
+        }
+    }
+
+    /// Payments stored here that no canonical block lists.
+    pub fn pending_payments(&self) -> u64 {
+        self.pool.payments()
+    }
+
+    /// Validators heard from in the last 10 s, this one included.
+    pub fn live_validators(&self) -> u16 {
+        let mut live: ValidatorSet = self.replica.peers.live(self.last_step);
+        live.insert(self.config.me);
+        live.len()
+    }
+
+    /// The greatest height that a live validator has told, this one included.
+    pub fn best_height(&self) -> u64 {
+        let told = self.replica.peers.live_statuses(self.last_step).map(|status| status.height);
+        told.chain([self.replica.chain.head_node().height]).max().unwrap_or(0)
+    }
+
+    /// The canonical block at `height`.
+    pub fn block_at(&self, height: u64) -> Option<BlockId> {
+        self.replica.chain.tree().canonical_at(height)
     }
 }

@@ -1,63 +1,132 @@
-//! Being written.
+//! Follows the chain without a vote, as an API server does: fetches, executes and checks every root.
 
 use std::sync::Arc;
 
 use zeni_ledger::{BlockId, Genesis, State};
 
 use crate::archive::{Archive, CheckpointDelta};
+use crate::batches::BatchIndex;
+use crate::chain::Chain;
 use crate::core::Recovered;
 use crate::effect::{Effect, HaltReason};
-use crate::input::Input;
+use crate::input::{Input, Peer};
+use crate::message::Message;
+use crate::mutation::Mutation;
+use crate::replica::Replica;
 use crate::time::Millis;
 
-/// Follows the chain without a vote, as an API server does: it fetches, executes and checks every root.
+/// A follower looks around at least this often.
+const WAKE_INTERVAL_MS: u64 = 1_000;
+
+/// Follows the chain from any of the validators.
 ///
 /// Inputs and effects are those of the core. It takes `Tick`, `Connected`, `Disconnected` and `Message`; it emits
 /// `Append`, `AppendUndo`, `Send`, `WakeAt`, `Event` and `Halt`.
 #[derive(Debug)]
-pub struct Follower {}
+pub struct Follower {
+    replica: Replica,
+    halted: bool,
+    last_step: Millis,
+}
 
 impl Follower {
-    /// Rebuilds a follower from what is on disk. `recovered.safety` is ignored.
+    /// Rebuilds a follower from what is on disk; it executes the stored chain in its first steps. `recovered.safety`
+    /// is ignored.
+    ///
+    /// # Errors
+    /// If the log does not hold the chain up to the checkpoint.
     pub fn recover(
         genesis: Arc<Genesis>,
         recovered: Recovered,
         now: Millis,
-        archive: &dyn Archive,
     ) -> Result<(Self, Vec<Effect>), HaltReason> {
-        let _ = (genesis, recovered, now, archive);
-        Err(HaltReason::Archive("being written".into()))
+        let mut batches = BatchIndex::default();
+        for meta in &recovered.batches {
+            batches.restore(*meta, None);
+        }
+        let mut chain = Chain::new(genesis, recovered.state, Mutation::none());
+        chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let replica = Replica::new(chain, batches, None, Mutation::none());
+        Ok((Self { replica, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
     }
 
+    /// Takes one input at time `now` and says what is to be done.
     pub fn step(&mut self, now: Millis, input: Input, archive: &dyn Archive) -> Vec<Effect> {
-        let _ = (now, input, archive);
-        Vec::new()
+        let mut out = Vec::new();
+        if self.halted {
+            return out;
+        }
+        let now = now.max(self.last_step);
+        self.last_step = now;
+        if let Err(reason) = self.try_step(now, input, archive, &mut out) {
+            self.halted = true;
+            out.push(Effect::Halt(reason));
+        }
+        out
+    }
+
+    fn try_step(
+        &mut self,
+        now: Millis,
+        input: Input,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), HaltReason> {
+        match input {
+            Input::Connected(validator) => {
+                self.replica.peers.connected(validator);
+                self.replica.peers.heard(validator, now);
+            }
+            Input::Disconnected(validator) => self.replica.peers.disconnected(validator),
+            Input::Message { from: from @ Peer::Validator(validator), message } => {
+                self.replica.peers.heard(validator, now);
+                match self.replica.serve(now, from, message, archive, out)? {
+                    Some(Message::Status(status)) if status.validator == validator => {
+                        self.replica.peers.note_status(status, now);
+                    }
+                    Some(Message::Batch(batch)) => {
+                        self.replica.store_batch(batch, out);
+                    }
+                    _ => {}
+                }
+            }
+            Input::Tick
+            | Input::Message { .. }
+            | Input::Submission { .. }
+            | Input::BadBatch { .. }
+            | Input::DiskFull(_) => {}
+        }
+        self.replica.advance(archive, out)?;
+        self.replica.drive(now, out);
+        let soon = if self.replica.is_unfinished() { now } else { now + WAKE_INTERVAL_MS };
+        let wake = self.replica.next_wake().map_or(soon, |wake| wake.clamp(now, soon));
+        out.push(Effect::WakeAt(wake));
+        Ok(())
     }
 
     /// As [`crate::Core::checkpoint`].
     pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        let _ = (depth, archive);
-        Ok(None)
+        self.replica.chain.checkpoint(depth, archive)
     }
 
     /// The state at the canonical head.
     pub fn state(&self) -> &State {
-        panic!("being written")
+        self.replica.chain.state()
     }
 
     /// The canonical head and its height.
     pub fn head(&self) -> (BlockId, u64) {
-        panic!("being written")
+        (self.replica.chain.head(), self.replica.chain.head_node().height)
     }
 
     /// The canonical block at `height`.
     pub fn block_at(&self, height: u64) -> Option<BlockId> {
-        let _ = height;
-        panic!("being written")
+        self.replica.chain.tree().canonical_at(height)
     }
 
-    /// The greatest height that any connected validator has told.
+    /// The greatest height that a live validator has told, or that is executed here.
     pub fn best_height(&self) -> u64 {
-        panic!("being written")
+        let told = self.replica.peers.live_statuses(self.last_step).map(|status| status.height);
+        told.chain([self.head().1]).max().unwrap_or(0)
     }
 }

@@ -8,17 +8,22 @@
 //! reply or event of that step leaves.
 
 pub mod archive;
+pub mod batches;
 pub mod chain;
 pub mod core;
 pub mod effect;
 pub mod follower;
 pub mod input;
 pub mod message;
+pub mod mutation;
+pub mod peers;
 pub mod pool;
+mod replica;
 pub mod schedule;
 pub mod submission;
 pub mod sync;
 pub mod time;
+pub mod tree;
 
 pub use archive::{Archive, ArchiveError, BatchMeta, CheckpointDelta, Record, SafetyRecord};
 pub use chain::{Applied, ChainChange};

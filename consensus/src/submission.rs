@@ -1,7 +1,10 @@
 //! What a node answers to a submitted payment.
 
-use zeni_ledger::TransactionId;
+use zeni_ledger::execute::{Validity, validity};
+use zeni_ledger::genesis::Rules;
+use zeni_ledger::payment::KNOWN_FLAGS;
 use zeni_ledger::window::SequenceError;
+use zeni_ledger::{Amount, Payment, TransactionId};
 
 /// Payments in one submission, at most.
 pub const SUBMISSION_PAYMENTS_MAX: usize = 1_024;
@@ -52,6 +55,32 @@ pub enum Refusal {
     Overloaded { retry_after_ms: u32 },
     #[error("the node's disk is at its watermark; it takes no payments until space is freed")]
     DiskFull,
+}
+
+/// The checks of a payment that need neither its signature nor the state: the shell makes them before it spends a
+/// signature check, the core relies on them. `now_ms` is the time of arrival, Unix milliseconds.
+pub fn check_fields(payment: &Payment, rules: &Rules, now_ms: u64) -> Result<(), Refusal> {
+    if payment.network() != rules.network {
+        return Err(Refusal::WrongNetwork { found: payment.network(), expected: rules.network });
+    }
+    let unknown = payment.flags() & !KNOWN_FLAGS;
+    if unknown != 0 {
+        return Err(Refusal::UnknownFlags { flags: unknown });
+    }
+    if payment.amount() == Amount(0) {
+        return Err(Refusal::ZeroAmount);
+    }
+    if payment.from() == payment.to() {
+        return Err(Refusal::ToSelf);
+    }
+    if !rules.tokens.contains_key(&payment.token()) {
+        return Err(Refusal::UnknownToken);
+    }
+    match validity(payment, rules, now_ms) {
+        Validity::Valid => Ok(()),
+        Validity::Expired => Err(Refusal::Expired),
+        Validity::TooFar => Err(Refusal::ValidUntilTooFar { validity_max_s: rules.validity_max_s }),
+    }
 }
 
 impl Refusal {

@@ -1,0 +1,101 @@
+//! Proposing: whose turn it is, and what goes into the block.
+
+use zeni_ledger::BatchDigest;
+
+use super::Core;
+use crate::archive::{Archive, SafetyRecord};
+use crate::chain::ChainChange;
+use crate::effect::{Effect, Event, HaltReason};
+use crate::message::{Message, Mode};
+use crate::mutation::Mutant;
+use crate::time::Millis;
+
+impl Core {
+    /// Proposes a block if the present slot is open, has none of a better rank, and it is this validator's turn.
+    pub(super) fn propose_if_due(
+        &mut self,
+        now: Millis,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), HaltReason> {
+        let slot = self.genesis.slot_at(now.0);
+        if self.replica.is_unfinished()
+            || !self.may_sign(slot)
+            || self.is_behind(now)
+            || now < self.turn(slot, now)
+            || self.is_taken(slot)
+        {
+            return Ok(());
+        }
+        let digests = self.batches_to_list(now);
+        let batches = digests.len();
+        let (me, key) = (self.config.me, self.config.key.clone());
+        let safety = SafetyRecord { last_signed_slot: slot };
+        let applied = self.replica.chain.propose(slot, me, &key, digests, &mut self.replica.batches, archive)?;
+        let (id, block) = (applied.id, applied.block.clone());
+        self.safety = Some(safety);
+        out.push(Effect::Safety(safety));
+        self.replica.note_proposal(id, &block, out);
+        let change = self.replica.publish(ChainChange { applied: vec![applied], ..ChainChange::default() }, out);
+        self.update_pool(&change, archive)?;
+        let height = block.header.height;
+        out.push(Effect::Broadcast(Message::Block(block)));
+        out.push(Effect::Event(Event::Proposed { block: id, height, slot, batches }));
+        self.next_status = now;
+        Ok(())
+    }
+
+    /// Whether this validator may sign a block for this slot on its head, at whatever moment.
+    fn may_sign(&self, slot: u64) -> bool {
+        let above_head = slot > self.replica.chain.head_node().slot || self.mutation.is(Mutant::SlotsFall);
+        let unsigned = self.safety.is_some_and(|safety| slot > safety.last_signed_slot);
+        let unsigned = unsigned || self.mutation.is(Mutant::SignTwice) && self.safety.is_some();
+        self.mode == Mode::Active && slot > 0 && above_head && unsigned
+    }
+
+    /// Whether a live peer offers a heavier chain that may still be executed here: a block on the old head would only
+    /// be abandoned. Whoever offers what it does not deliver holds nobody back for longer than two slots.
+    fn is_behind(&mut self, now: Millis) -> bool {
+        if self.replica.is_in_sync(now) {
+            self.behind_since = None;
+            return false;
+        }
+        let since = *self.behind_since.get_or_insert(now);
+        now.since(since) < 2 * self.genesis.block_interval_ms
+    }
+
+    /// When this validator's turn in a slot comes: each live validator ahead of it is given interval / (n + 1).
+    fn turn(&self, slot: u64, now: Millis) -> Millis {
+        let order = self.replica.chain.schedule().order(slot);
+        let ahead = order.iter().take_while(|validator| **validator != self.config.me);
+        let live_ahead = ahead.filter(|validator| self.replica.peers.is_live(**validator, now)).count() as u64;
+        let step = self.genesis.block_interval_ms / (order.len() as u64 + 1);
+        Millis(self.genesis.slot_time_ms(slot)) + live_ahead * step
+    }
+
+    /// Whether a block of a better rank was seen for this slot.
+    fn is_taken(&self, slot: u64) -> bool {
+        let schedule = self.replica.chain.schedule();
+        let mine = schedule.rank(slot, self.config.me);
+        self.replica.seen_proposers(slot).any(|proposer| schedule.rank(slot, proposer) < mine)
+    }
+
+    /// The next moment at which proposing may become due.
+    pub(super) fn next_turn(&self, now: Millis) -> Option<Millis> {
+        let slot = self.genesis.slot_at(now.0);
+        let turn = if slot == 0 { Millis(0) } else { self.turn(slot, now) };
+        let next_slot = Millis(self.genesis.slot_time_ms(slot + 1));
+        Some(if turn > now && self.may_sign(slot) { turn.min(next_slot) } else { next_slot })
+    }
+
+    /// The oldest batches of the pool; while peers are live, only those that one of them has on disk.
+    fn batches_to_list(&self, now: Millis) -> Vec<BatchDigest> {
+        let live = self.replica.peers.live(now);
+        let listable = |digest: &BatchDigest| {
+            let confirmed = || self.replica.batches.info(digest).is_some_and(|info| info.holders.meets(&live));
+            live.is_empty() || self.mutation.is(Mutant::ListUnconfirmed) || confirmed()
+        };
+        let limit = self.genesis.batches_max as usize;
+        self.pool.digests().map(|(_, digest)| digest).filter(listable).take(limit).collect()
+    }
+}

@@ -1,0 +1,182 @@
+//! Submissions: judge each payment, gather the good ones, cut and sign a batch, answer.
+
+use std::collections::BTreeMap;
+
+use zeni_ledger::{Batch, Payment, TransactionId, VerifiedBatch};
+
+use super::Core;
+use crate::effect::Effect;
+use crate::input::RequestId;
+use crate::message::Message;
+use crate::mutation::Mutant;
+use crate::pool::Waiting;
+use crate::submission::{Refusal, Verdict, check_fields};
+use crate::time::Millis;
+
+/// A batch is cut at this many payments.
+pub(super) const BATCH_CUT_PAYMENTS: usize = zeni_ledger::batch::BATCH_PAYMENTS_MAX;
+/// Or this long after its first payment, when few arrive ...
+pub(super) const BATCH_DELAY_MIN_MS: u64 = 20;
+/// ... and up to this long under load, so that batches are worth their overhead.
+pub(super) const BATCH_DELAY_MAX_MS: u64 = 100;
+/// When to try again, told with [`Refusal::Overloaded`].
+const RETRY_AFTER_MS: u32 = 500;
+
+/// The batch being formed and the submissions that wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Forming {
+    payments: Vec<Payment>,
+    /// Which submission each payment belongs to, and its place there.
+    origins: Vec<(RequestId, usize)>,
+    since: Option<Millis>,
+    delay_ms: u64,
+    open: BTreeMap<RequestId, OpenRequest>,
+    /// Payments taken in this second and in the one before it.
+    second: u64,
+    taken: [u64; 2],
+}
+
+#[derive(Debug)]
+struct OpenRequest {
+    verdicts: Vec<Verdict>,
+    waiting: usize,
+}
+
+impl Forming {
+    /// When the batch must be cut.
+    pub(super) fn due(&self) -> Option<Millis> {
+        self.since.map(|since| since + self.delay_ms)
+    }
+
+    fn count(&mut self, now: Millis) {
+        let second = now.0 / 1_000;
+        if second != self.second {
+            self.taken = [0, if second == self.second + 1 { self.taken[0] } else { 0 }];
+            self.second = second;
+        }
+        self.taken[0] += 1;
+    }
+
+    /// Longer under load: 20 ms up to 1,000 payments a second, 100 ms from 5,000.
+    fn delay(&self) -> u64 {
+        let rate = self.taken[0].max(self.taken[1]);
+        (rate / 50).clamp(BATCH_DELAY_MIN_MS, BATCH_DELAY_MAX_MS)
+    }
+}
+
+impl Core {
+    /// Judges every payment of a submission and answers as soon as all of them are on disk or refused.
+    pub(super) fn submit(
+        &mut self,
+        now: Millis,
+        request: RequestId,
+        payments: Vec<(Payment, TransactionId)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut verdicts = Vec::with_capacity(payments.len());
+        let mut taken = Vec::new();
+        for (place, (payment, id)) in payments.into_iter().enumerate() {
+            match self.judge(now, &payment, &id) {
+                Some(verdict) => verdicts.push(verdict),
+                None => {
+                    verdicts.push(Verdict::Accepted { copies: 1 });
+                    self.pool.form(&payment, id);
+                    taken.push((place, payment));
+                }
+            }
+        }
+        if taken.is_empty() || self.mutation.is(Mutant::AnswerBeforeWrite) {
+            out.push(Effect::Reply { request, verdicts: verdicts.clone() });
+        }
+        if taken.is_empty() {
+            return;
+        }
+        if !self.mutation.is(Mutant::AnswerBeforeWrite) {
+            self.forming.open.insert(request, OpenRequest { verdicts, waiting: taken.len() });
+        }
+        for (place, payment) in taken {
+            self.forming.count(now);
+            if self.forming.since.is_none() {
+                self.forming.since = Some(now);
+                self.forming.delay_ms = self.forming.delay();
+            }
+            self.forming.payments.push(payment);
+            self.forming.origins.push((request, place));
+            if self.forming.payments.len() == BATCH_CUT_PAYMENTS {
+                self.cut(out);
+            }
+        }
+    }
+
+    /// The verdict on a payment that is not to be taken now; `None` if it is.
+    fn judge(&self, now: Millis, payment: &Payment, id: &TransactionId) -> Option<Verdict> {
+        let overloaded = Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS };
+        if self.replaying.is_some() {
+            return Some(Verdict::Refused(overloaded));
+        }
+        if let Some(waiting) = self.pool.waiting(id) {
+            // A payment in the forming batch is answered with it; asked for a second time before that, it counts as
+            // not yet on disk anywhere and is to be asked again.
+            return Some(match waiting {
+                Waiting::Forming => Verdict::Refused(overloaded),
+                Waiting::Batch(_) => Verdict::Known { copies: self.pending_copies(id) },
+            });
+        }
+        let refusal = self.refusal(now, payment);
+        let full = || {
+            if self.disk_full {
+                Some(Refusal::DiskFull)
+            } else if !self.pool.has_room() || !self.pool.has_room_for(self.config.me) {
+                Some(overloaded)
+            } else {
+                None
+            }
+        };
+        refusal.or_else(full).map(Verdict::Refused)
+    }
+
+    fn refusal(&self, now: Millis, payment: &Payment) -> Option<Refusal> {
+        if let Err(refusal) = check_fields(payment, &self.genesis.rules, now.0) {
+            return Some(refusal);
+        }
+        let state = self.state();
+        let Some(payer) = state.account(&payment.from()) else { return Some(Refusal::UnknownAccount) };
+        if let Err(error) = payer.window().check(payment.sequence()) {
+            return Some(error.into());
+        }
+        if let Some(by) = self.pool.user_of(payment.from(), payment.sequence()) {
+            return Some(Refusal::SequencePending { by });
+        }
+        state.account(&payment.to()).is_none().then_some(Refusal::UnknownReceiver)
+    }
+
+    /// Cuts the forming batch if it waited long enough.
+    pub(super) fn cut_if_due(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if self.forming.due().is_some_and(|due| now >= due) {
+            self.cut(out);
+        }
+    }
+
+    /// Signs the forming batch, has it stored, pushes it to every peer, and answers whose payments are all stored.
+    fn cut(&mut self, out: &mut Vec<Effect>) {
+        self.forming.since = None;
+        let payments = std::mem::take(&mut self.forming.payments);
+        let origins = std::mem::take(&mut self.forming.origins);
+        self.batch_number += 1;
+        let genesis = self.replica.chain.genesis_id();
+        let batch = Batch::sign(self.config.me, self.batch_number, payments, &self.config.key, &genesis);
+        let batch = VerifiedBatch::vouch(batch, &genesis);
+        self.replica.store_batch(batch.clone(), out);
+        let arrival = self.replica.batches.info(&batch.digest()).expect("stored just now").arrival;
+        self.pool.add(arrival, &batch, true);
+        out.push(Effect::Broadcast(Message::Batch(batch)));
+        for (request, _) in origins {
+            let Some(open) = self.forming.open.get_mut(&request) else { continue };
+            open.waiting -= 1;
+            if open.waiting == 0 {
+                let open = self.forming.open.remove(&request).expect("it is there");
+                out.push(Effect::Reply { request, verdicts: open.verdicts });
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Named one-line breaks of a rule, for the simulator to prove that its checkers would notice.
+//!
+//! They exist only in a build with the feature `mutants`; in every other build [`Mutation::is`] is a constant `false`.
+
+/// A rule that can be broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// A restarted node takes part at once.
+    NoJoining,
+    /// A node forgets which slot it signed last.
+    SignTwice,
+    /// A block is adopted for its weight, whatever its execution gives.
+    AdoptUnchecked,
+    /// Batches of an abandoned block do not return to the pool.
+    ForgetAbandoned,
+    /// Undo drops the last account of each block.
+    UndoTooShort,
+    /// A reorganisation executes the new branch on top of the old state.
+    SkipUndo,
+    /// Of chains of equal weight each node keeps the one that it saw first.
+    FirstSeenWins,
+    /// Batches that nobody else holds are listed while peers are live.
+    ListUnconfirmed,
+    /// A block may list a batch that an ancestor lists.
+    ListTwice,
+    /// Peers' pools are not compared, on connection or later.
+    NoPoolExchange,
+    /// Blocks of slots that have not begun are taken at once.
+    NoHold,
+    /// Slots need not rise along a chain.
+    SlotsFall,
+    /// The proposer's rank in a block is believed.
+    RankUnchecked,
+    /// A client is answered before its batch is cut and written.
+    AnswerBeforeWrite,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 14] = [
+        Self::NoJoining,
+        Self::SignTwice,
+        Self::AdoptUnchecked,
+        Self::ForgetAbandoned,
+        Self::UndoTooShort,
+        Self::SkipUndo,
+        Self::FirstSeenWins,
+        Self::ListUnconfirmed,
+        Self::ListTwice,
+        Self::NoPoolExchange,
+        Self::NoHold,
+        Self::SlotsFall,
+        Self::RankUnchecked,
+        Self::AnswerBeforeWrite,
+    ];
+}
+
+/// The rule that this core breaks, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mutation {
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+impl Mutation {
+    /// A core that keeps every rule.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A core that breaks one rule.
+    #[cfg(feature = "mutants")]
+    pub fn of(mutant: Mutant) -> Self {
+        Self { mutant: Some(mutant) }
+    }
+
+    /// Whether this core breaks that rule.
+    #[cfg(feature = "mutants")]
+    pub fn is(self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Whether this core breaks that rule: never, in this build.
+    #[cfg(not(feature = "mutants"))]
+    pub const fn is(self, _: Mutant) -> bool {
+        false
+    }
+}

@@ -1,0 +1,484 @@
+//! What a validator and a follower have in common: take blocks and batches from peers, fetch what is missing, and
+//! follow fork choice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use zeni_ledger::{Block, BlockId, ValidatorIndex, VerifiedBatch};
+
+use crate::archive::{Archive, Record};
+use crate::batches::BatchIndex;
+use crate::chain::{Chain, ChainChange, HeaderError};
+use crate::effect::{Effect, Event, HaltReason};
+use crate::input::Peer;
+use crate::message::{LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, Message, Status};
+use crate::mutation::{Mutant, Mutation};
+use crate::peers::Peers;
+use crate::sync::{BlockSync, Fetcher};
+use crate::time::Millis;
+
+/// A block is taken this long before its slot begins on this clock; earlier ones are held.
+pub(crate) const CLOCK_TOLERANCE_MS: u64 = 500;
+/// Blocks whose slot has not begun, at most; the earliest are kept.
+pub(crate) const HELD_MAX: usize = 256;
+/// Blocks whose parent is unknown, at most.
+pub(crate) const ORPHANS_MAX: usize = 1_024;
+/// While more side blocks than this wait for execution, no further blocks are asked for.
+pub(crate) const SYNC_AHEAD_MAX: usize = 512;
+/// Blocks of one proposer for one slot that are taken without being asked for.
+pub(crate) const BLOCKS_PER_SLOT_MAX: usize = 4;
+/// Slots behind the head for which it is remembered who proposed what.
+const SEEN_SLOTS: u64 = 1_024;
+
+/// The part of a core that needs no vote.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) chain: Chain,
+    pub(crate) batches: BatchIndex,
+    pub(crate) peers: Peers,
+    me: Option<ValidatorIndex>,
+    fetcher: Fetcher,
+    block_sync: BlockSync,
+    orphans: BTreeMap<BlockId, (Arc<Block>, Option<ValidatorIndex>)>,
+    held: BTreeMap<(u64, ValidatorIndex), (BlockId, Arc<Block>, Option<ValidatorIndex>)>,
+    seen: BTreeMap<(u64, ValidatorIndex), Vec<BlockId>>,
+    /// The heaviest known block, complete or not: where the next question for blocks begins.
+    tip: BlockId,
+    /// Whether fork choice may have something to do.
+    changed: bool,
+    mutation: Mutation,
+}
+
+impl Replica {
+    pub(crate) fn new(chain: Chain, batches: BatchIndex, me: Option<ValidatorIndex>, mutation: Mutation) -> Self {
+        let tip = chain.head();
+        Self {
+            chain,
+            batches,
+            peers: Peers::default(),
+            me,
+            fetcher: Fetcher::default(),
+            block_sync: BlockSync::default(),
+            orphans: BTreeMap::new(),
+            held: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            tip,
+            changed: true,
+            mutation,
+        }
+    }
+
+    /// Takes a block off the wire.
+    pub(crate) fn receive_block(
+        &mut self,
+        now: Millis,
+        from: Option<ValidatorIndex>,
+        block: Arc<Block>,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = block.id(&self.chain.genesis_id());
+        if self.knows(&id) {
+            return;
+        }
+        if let Err(error) = self.chain.check_header(&block) {
+            return report(from, error, out);
+        }
+        if self.begins(block.header.slot) > now.0 + CLOCK_TOLERANCE_MS && !self.mutation.is(Mutant::NoHold) {
+            return self.hold(id, block, from, out);
+        }
+        self.take(now, from, id, block, out);
+    }
+
+    /// Keeps a block until its slot begins: one of each proposer and slot, the nearest slots if there are too many.
+    fn hold(&mut self, id: BlockId, block: Arc<Block>, from: Option<ValidatorIndex>, out: &mut Vec<Effect>) {
+        let (slot, proposer) = (block.header.slot, block.header.proposer);
+        let first = self.held.entry((slot, proposer)).or_insert((id, block, from)).0;
+        if first != id {
+            out.push(Effect::Event(Event::Equivocation { proposer, slot, first, second: id }));
+        }
+        if self.held.len() > HELD_MAX {
+            self.held.pop_last();
+        }
+    }
+
+    /// Takes a checked block whose slot has begun. Of a proposer that signs many blocks for one slot only the first
+    /// few are taken, and those that something already here builds on.
+    fn take(
+        &mut self,
+        now: Millis,
+        from: Option<ValidatorIndex>,
+        id: BlockId,
+        block: Arc<Block>,
+        out: &mut Vec<Effect>,
+    ) {
+        let twins = self.note_proposal(id, &block, out);
+        let awaited = || self.orphans.values().any(|(orphan, _)| orphan.header.parent == id);
+        if twins <= BLOCKS_PER_SLOT_MAX || awaited() {
+            self.place(now, from, id, block, out);
+        }
+    }
+
+    /// Whether the block is in the tree or waits for its parent.
+    pub(crate) fn knows(&self, id: &BlockId) -> bool {
+        self.chain.tree().contains(id) || self.orphans.contains_key(id)
+    }
+
+    fn begins(&self, slot: u64) -> u64 {
+        self.chain.genesis().slot_time_ms(slot)
+    }
+
+    /// Remembers who proposed what in a slot; two blocks of one proposer are evidence. Returns how many there are now.
+    pub(crate) fn note_proposal(&mut self, id: BlockId, block: &Block, out: &mut Vec<Effect>) -> usize {
+        let (slot, proposer) = (block.header.slot, block.header.proposer);
+        let oldest = self.chain.head_node().slot.saturating_sub(SEEN_SLOTS);
+        self.seen = self.seen.split_off(&(oldest, ValidatorIndex(0)));
+        let blocks = self.seen.entry((slot, proposer)).or_default();
+        if !blocks.contains(&id) {
+            if let Some(first) = blocks.first() {
+                out.push(Effect::Event(Event::Equivocation { proposer, slot, first: *first, second: id }));
+            }
+            if blocks.len() <= BLOCKS_PER_SLOT_MAX {
+                blocks.push(id);
+            }
+        }
+        blocks.len()
+    }
+
+    /// Proposers whose blocks of this slot were seen.
+    pub(crate) fn seen_proposers(&self, slot: u64) -> impl Iterator<Item = ValidatorIndex> + '_ {
+        let range = (slot, ValidatorIndex(0))..=(slot, ValidatorIndex(u16::MAX));
+        self.seen.range(range).map(|((_, proposer), _)| *proposer)
+    }
+
+    /// Puts a checked block into the tree, and the orphans that waited for it.
+    fn place(
+        &mut self,
+        now: Millis,
+        from: Option<ValidatorIndex>,
+        id: BlockId,
+        block: Arc<Block>,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut ready = vec![(id, block, from)];
+        while let Some((id, block, from)) = ready.pop() {
+            let parent = block.header.parent;
+            if !self.chain.tree().contains(&parent) {
+                self.adopt_orphan(now, from, id, block, out);
+                continue;
+            }
+            if self.chain.tree().side_blocks() >= crate::tree::SIDE_BLOCKS_MAX {
+                report(from, "too many side blocks", out);
+                continue;
+            }
+            match self.chain.insert(id, block, &self.batches) {
+                Ok(missing) => {
+                    self.changed = true;
+                    missing.into_iter().for_each(|digest| self.fetcher.want(digest));
+                }
+                Err(error) => {
+                    report(from, error, out);
+                    continue;
+                }
+            }
+            if self.chain.tree().expect(&id).weight > self.tip_weight() {
+                self.tip = id;
+            }
+            let children: Vec<BlockId> =
+                self.orphans.iter().filter(|(_, (orphan, _))| orphan.header.parent == id).map(|(id, _)| *id).collect();
+            for child in children {
+                let (block, from) = self.orphans.remove(&child).expect("listed just now");
+                ready.push((child, block, from));
+            }
+        }
+    }
+
+    fn tip_weight(&self) -> u128 {
+        self.chain.tree().node(&self.tip).map_or(0, |node| node.weight)
+    }
+
+    fn adopt_orphan(
+        &mut self,
+        now: Millis,
+        from: Option<ValidatorIndex>,
+        id: BlockId,
+        block: Arc<Block>,
+        out: &mut Vec<Effect>,
+    ) {
+        let parent = block.header.parent;
+        if self.orphans.len() >= ORPHANS_MAX {
+            return;
+        }
+        self.orphans.insert(id, (block, from));
+        if let Some(peer) = from.filter(|_| !self.orphans.contains_key(&parent))
+            && self.block_sync.ask_ancestors(parent, now)
+        {
+            let known_height = self.chain.head_node().height;
+            out.push(send(peer, Message::FetchAncestors { id: parent, known_height }));
+        }
+    }
+
+    /// Takes the answer to a question for blocks.
+    pub(crate) fn receive_blocks(
+        &mut self,
+        now: Millis,
+        from: ValidatorIndex,
+        blocks: Vec<Arc<Block>>,
+        out: &mut Vec<Effect>,
+    ) {
+        let expected = self.block_sync.answered(from);
+        for block in blocks {
+            self.receive_block(now, Some(from), block, out);
+        }
+        if expected {
+            self.ask_blocks(now, out);
+        }
+    }
+
+    /// Stores a verified batch. False if it is stored already.
+    pub(crate) fn store_batch(&mut self, batch: VerifiedBatch, out: &mut Vec<Effect>) -> bool {
+        let digest = batch.digest();
+        if !self.batches.insert(&batch, self.me) {
+            return false;
+        }
+        self.fetcher.done(&digest);
+        self.changed |= self.chain.batch_arrived(&digest);
+        if self.me.is_some() {
+            out.push(Effect::Publish(Message::Batch(batch.clone())));
+        }
+        out.push(Effect::Append(Record::Batch(batch)));
+        true
+    }
+
+    /// Wants a batch that a peer says it holds.
+    pub(crate) fn want_batch(&mut self, digest: zeni_ledger::BatchDigest) {
+        if !self.batches.contains(&digest) {
+            self.fetcher.want(digest);
+        }
+    }
+
+    /// `peer` has not got these batches.
+    pub(crate) fn batches_missing(&mut self, peer: ValidatorIndex, digests: &[zeni_ledger::BatchDigest]) {
+        for digest in digests {
+            self.fetcher.missing_at(digest, peer);
+        }
+    }
+
+    /// Follows fork choice and turns what changed into effects.
+    pub(crate) fn advance(
+        &mut self,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<Option<Arc<ChainChange>>, HaltReason> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(None);
+        }
+        let change = self.chain.advance(&mut self.batches, archive)?;
+        self.changed = change.unfinished;
+        if change.is_empty() {
+            return Ok(None);
+        }
+        for id in &change.invalid {
+            let proposer = self.chain.tree().body(id).map(|block| block.header.proposer);
+            let proposer = proposer.expect("a block that was executed has a body");
+            out.push(Effect::Event(Event::InvalidBlock { block: *id, proposer }));
+        }
+        if change.invalid.contains(&self.tip) || self.tip_weight() < self.chain.head_node().weight {
+            self.tip = self.chain.head();
+        }
+        Ok(Some(self.publish(change, out)))
+    }
+
+    /// The effects of a change of the canonical chain.
+    pub(crate) fn publish(&self, change: ChainChange, out: &mut Vec<Effect>) -> Arc<ChainChange> {
+        for applied in &change.applied {
+            if applied.fresh {
+                out.push(Effect::Append(Record::Block(applied.block.clone())));
+            }
+            let height = applied.block.header.height;
+            out.push(Effect::AppendUndo { block: applied.id, height, undo: applied.undo.clone() });
+            if self.me.is_some() {
+                out.push(Effect::Publish(Message::Block(applied.block.clone())));
+            }
+        }
+        let change = Arc::new(change);
+        if !(change.undone.is_empty() && change.applied.is_empty()) {
+            out.push(Effect::Event(Event::Chain(change.clone())));
+        }
+        change
+    }
+
+    /// Releases held blocks whose slot has come, and asks for what is missing.
+    pub(crate) fn drive(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        while let Some((key, _)) = self.held.first_key_value() {
+            let key = *key;
+            if self.begins(key.0) > now.0 + CLOCK_TOLERANCE_MS {
+                break;
+            }
+            let (id, block, from) = self.held.remove(&key).expect("the first one is there");
+            self.take(now, from, id, block, out);
+        }
+        self.ask_blocks(now, out);
+        if self.fetcher.is_empty() {
+            let awaited: Vec<_> = self.chain.tree().awaited().take(crate::sync::WANTED_MAX).copied().collect();
+            awaited.into_iter().for_each(|digest| self.fetcher.want(digest));
+        }
+        for (peer, digests) in self.fetcher.questions(now, &self.peers) {
+            out.push(send(peer, Message::FetchBatches(digests)));
+        }
+    }
+
+    /// Asks the peer with the heaviest unknown head for the blocks up to there.
+    fn ask_blocks(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if self.chain.tree().side_blocks() >= SYNC_AHEAD_MAX {
+            return;
+        }
+        let reachable = self.peers.reachable(now);
+        let offers = reachable.iter().filter_map(|peer| self.peers.status(*peer).map(|status| (*peer, status)));
+        let unknown = offers.filter(|(_, status)| self.is_wanted(status));
+        let Some((peer, _)) = unknown.max_by_key(|(_, status)| status.weight) else { return };
+        if self.block_sync.ask(peer, now) {
+            let locator = self.chain.tree().locator(self.tip, LOCATOR_MAX);
+            out.push(send(peer, Message::FetchBlocks { locator }));
+        }
+    }
+
+    /// Whether a status offers a chain that fork choice might prefer and whose head is not here.
+    fn is_wanted(&self, status: &Status) -> bool {
+        status.weight >= self.chain.head_node().weight && !self.chain.tree().contains(&status.head)
+    }
+
+    /// Whether the last [`Self::advance`] left something to execute.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.changed
+    }
+
+    /// Whether everything that live peers offer is executed here, lighter, or false.
+    pub(crate) fn is_in_sync(&self, now: Millis) -> bool {
+        let weight = self.chain.head_node().weight;
+        self.peers.live_statuses(now).all(|status| status.weight <= weight || self.chain.is_settled(&status.head))
+    }
+
+    /// Answers a question for the blocks behind a locator.
+    pub(crate) fn blocks_behind(
+        &self,
+        locator: &[BlockId],
+        archive: &dyn Archive,
+    ) -> Result<Vec<Arc<Block>>, HaltReason> {
+        let tree = self.chain.tree();
+        let Some(common) = locator.iter().find(|id| tree.is_canonical(id)) else { return Ok(Vec::new()) };
+        let mut height = tree.expect(common).height;
+        let (mut blocks, mut bytes) = (Vec::new(), 0);
+        while blocks.len() < MESSAGE_BLOCKS_MAX {
+            height += 1;
+            let Some(id) = tree.canonical_at(height) else { break };
+            let Some(block) = self.chain.block(&id, archive)? else { break };
+            bytes += block.encoded_len();
+            if bytes > MESSAGE_BLOCKS_BYTES_MAX && !blocks.is_empty() {
+                break;
+            }
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    /// Answers a question for a block and its ancestors above a height: rising, and the last is the one asked for.
+    pub(crate) fn ancestors(
+        &self,
+        id: BlockId,
+        known_height: u64,
+        archive: &dyn Archive,
+    ) -> Result<Vec<Arc<Block>>, HaltReason> {
+        let (mut blocks, mut bytes, mut current) = (Vec::new(), 0, id);
+        while blocks.len() < MESSAGE_BLOCKS_MAX {
+            let Some(block) = self.chain.block(&current, archive)? else { break };
+            bytes += block.encoded_len();
+            if bytes > MESSAGE_BLOCKS_BYTES_MAX && !blocks.is_empty() {
+                break;
+            }
+            current = block.header.parent;
+            let reached = block.header.height <= known_height;
+            blocks.push(block);
+            if reached && blocks.len() > 1 {
+                break;
+            }
+        }
+        blocks.reverse();
+        Ok(blocks)
+    }
+
+    /// When [`Self::drive`] has something to do again, if nothing else happens.
+    pub(crate) fn next_wake(&self) -> Option<Millis> {
+        let held = self.held.keys().next();
+        let release = held.map(|(slot, _)| Millis(self.begins(*slot).saturating_sub(CLOCK_TOLERANCE_MS)));
+        release.into_iter().chain(self.fetcher.next_deadline()).min()
+    }
+
+    /// Answers the messages that need no vote. Gives the others back.
+    pub(crate) fn serve(
+        &mut self,
+        now: Millis,
+        from: Peer,
+        message: Message,
+        archive: &dyn Archive,
+        out: &mut Vec<Effect>,
+    ) -> Result<Option<Message>, HaltReason> {
+        let validator = match from {
+            Peer::Validator(validator) => Some(validator),
+            Peer::Follower(_) => None,
+        };
+        match message {
+            Message::FetchBlocks { locator } => {
+                let blocks = self.blocks_behind(&locator, archive)?;
+                out.push(Effect::Send { to: from, message: Message::Blocks(blocks) });
+            }
+            Message::FetchAncestors { id, known_height } => {
+                let blocks = self.ancestors(id, known_height, archive)?;
+                out.push(Effect::Send { to: from, message: Message::Blocks(blocks) });
+            }
+            Message::Block(block) => self.receive_block(now, validator, block, out),
+            Message::Blocks(blocks) => {
+                if let Some(validator) = validator {
+                    self.receive_blocks(now, validator, blocks, out);
+                }
+            }
+            Message::Missing(digests) => {
+                if let Some(validator) = validator {
+                    self.batches_missing(validator, &digests);
+                }
+            }
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
+    }
+}
+
+fn report(from: Option<ValidatorIndex>, what: impl Into<Fault>, out: &mut Vec<Effect>) {
+    if let Some(validator) = from {
+        out.push(Effect::Event(Event::Misbehaviour { peer: Peer::Validator(validator), what: what.into().0 }));
+    }
+}
+
+struct Fault(&'static str);
+
+impl From<&'static str> for Fault {
+    fn from(what: &'static str) -> Self {
+        Self(what)
+    }
+}
+
+impl From<HeaderError> for Fault {
+    fn from(error: HeaderError) -> Self {
+        Self(match error {
+            HeaderError::UnknownProposer => "unknown proposer",
+            HeaderError::WrongRank => "wrong rank",
+            HeaderError::TooManyBatches => "too many batches",
+            HeaderError::NotAboveParent => "not above its parent",
+            HeaderError::BadSignature => "bad block signature",
+        })
+    }
+}
+
+/// A message to one validator.
+pub(crate) fn send(to: ValidatorIndex, message: Message) -> Effect {
+    Effect::Send { to: Peer::Validator(to), message }
+}

@@ -1,0 +1,271 @@
+//! The tree of known blocks and which path through it is canonical. It knows weights, not states.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use zeni_ledger::{BatchDigest, Block, BlockId};
+
+/// Blocks beside the canonical chain, at most. A validator signs one block a slot, so honest ones never come near.
+pub const SIDE_BLOCKS_MAX: usize = 16_384;
+/// Canonical blocks whose bodies stay in memory; older ones are read from the archive.
+pub const BODIES_KEPT: u64 = 128;
+
+/// What is known of a block's execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Validity {
+    /// Not executed here yet.
+    Unknown,
+    /// Executed here: its roots are what its header says.
+    Valid,
+    /// Executed here: they are not, or it builds on such a block.
+    Invalid,
+}
+
+/// A block in the tree.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub parent: BlockId,
+    pub height: u64,
+    pub slot: u64,
+    /// Of the whole chain up to here.
+    pub weight: u128,
+    pub validity: Validity,
+    /// Whether its record is in the log.
+    pub stored: bool,
+    /// Listed batches that are not stored here.
+    pub missing: u32,
+    body: Option<Arc<Block>>,
+}
+
+/// The tree. Genesis is its root; every other node's parent is in it.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: HashMap<BlockId, Node>,
+    /// Canonical ids by height; genesis is the first.
+    canonical: Vec<BlockId>,
+    /// Blocks beside the canonical chain by height, so that parents come before children.
+    side: BTreeMap<(u64, BlockId), ()>,
+    /// Which blocks wait for a batch.
+    awaited: BTreeMap<BatchDigest, Vec<BlockId>>,
+}
+
+impl Tree {
+    pub fn new(genesis: BlockId) -> Self {
+        let root = Node {
+            parent: genesis,
+            height: 0,
+            slot: 0,
+            weight: 0,
+            validity: Validity::Valid,
+            stored: true,
+            missing: 0,
+            body: None,
+        };
+        Self {
+            nodes: HashMap::from([(genesis, root)]),
+            canonical: vec![genesis],
+            side: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+        }
+    }
+
+    pub fn node(&self, id: &BlockId) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
+    pub fn contains(&self, id: &BlockId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
+    /// The body of a block, while it is in memory.
+    pub fn body(&self, id: &BlockId) -> Option<&Arc<Block>> {
+        self.nodes.get(id).and_then(|node| node.body.as_ref())
+    }
+
+    /// The canonical head.
+    pub fn head(&self) -> BlockId {
+        *self.canonical.last().expect("genesis is always canonical")
+    }
+
+    pub fn head_node(&self) -> &Node {
+        self.expect(&self.head())
+    }
+
+    /// A node that must be there.
+    pub fn expect(&self, id: &BlockId) -> &Node {
+        self.nodes.get(id).expect("the tree holds every block that it names")
+    }
+
+    /// The canonical block at `height`.
+    pub fn canonical_at(&self, height: u64) -> Option<BlockId> {
+        self.canonical.get(usize::try_from(height).ok()?).copied()
+    }
+
+    pub fn is_canonical(&self, id: &BlockId) -> bool {
+        self.nodes.get(id).is_some_and(|node| self.canonical_at(node.height) == Some(*id))
+    }
+
+    /// Blocks beside the canonical chain.
+    pub fn side_blocks(&self) -> usize {
+        self.side.len()
+    }
+
+    /// Adds a block whose parent is here. `missing` are the listed batches that are not stored yet.
+    ///
+    /// # Panics
+    /// If the parent is not in the tree: the caller checked.
+    pub fn insert(&mut self, id: BlockId, block: Arc<Block>, weight: u128, missing: &[BatchDigest]) {
+        let parent = self.expect(&block.header.parent);
+        let invalid = parent.validity == Validity::Invalid;
+        let node = Node {
+            parent: block.header.parent,
+            height: block.header.height,
+            slot: block.header.slot,
+            weight: parent.weight + weight,
+            validity: if invalid { Validity::Invalid } else { Validity::Unknown },
+            stored: false,
+            missing: missing.len() as u32,
+            body: Some(block),
+        };
+        for digest in missing {
+            self.awaited.entry(*digest).or_default().push(id);
+        }
+        self.side.insert((node.height, id), ());
+        self.nodes.insert(id, node);
+    }
+
+    /// Whether some block waits for this batch.
+    pub fn awaits(&self, digest: &BatchDigest) -> bool {
+        self.awaited.contains_key(digest)
+    }
+
+    /// Notes that a batch is stored. True if a block has all its batches now.
+    pub fn batch_arrived(&mut self, digest: &BatchDigest) -> bool {
+        let mut completed = false;
+        for id in self.awaited.remove(digest).unwrap_or_default() {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.missing -= 1;
+                completed |= node.missing == 0;
+            }
+        }
+        completed
+    }
+
+    /// The heaviest block (ties: the lower id) that can be executed here: not invalid, and all batches of it and of
+    /// its ancestors stored. `None` unless it beats the canonical head.
+    pub fn better_head(&self) -> Option<BlockId> {
+        let mut ready: BTreeMap<BlockId, bool> = BTreeMap::new();
+        let head = self.head_node();
+        let mut best = (head.weight, std::cmp::Reverse(self.head()));
+        for (_, id) in self.side.keys() {
+            let node = self.expect(id);
+            let parent_ready = ready.get(&node.parent).copied().unwrap_or_else(|| self.is_canonical(&node.parent));
+            let is_ready = parent_ready && node.missing == 0 && node.validity != Validity::Invalid;
+            ready.insert(*id, is_ready);
+            if is_ready {
+                best = best.max((node.weight, std::cmp::Reverse(*id)));
+            }
+        }
+        let found = best.1.0;
+        (found != self.head()).then_some(found)
+    }
+
+    /// The blocks from the canonical chain (excluded) up to `id`, rising.
+    pub fn branch_to(&self, id: BlockId) -> Vec<BlockId> {
+        let mut branch = Vec::new();
+        let mut current = id;
+        while !self.is_canonical(&current) {
+            branch.push(current);
+            current = self.expect(&current).parent;
+        }
+        branch.reverse();
+        branch
+    }
+
+    /// Makes a child of the head canonical.
+    pub fn extend(&mut self, id: BlockId) {
+        let head = self.head();
+        let height = self.canonical.len() as u64;
+        let node = self.nodes.get_mut(&id).expect("an executed block is in the tree");
+        assert!(node.parent == head && node.height == height, "a canonical block stands on the head");
+        node.validity = Validity::Valid;
+        self.side.remove(&(height, id));
+        self.canonical.push(id);
+        if let Some(old) = height.checked_sub(BODIES_KEPT).filter(|old| *old > 0) {
+            let old = self.canonical[old as usize];
+            let node = self.nodes.get_mut(&old).expect("canonical blocks are in the tree");
+            if node.stored {
+                node.body = None;
+            }
+        }
+    }
+
+    /// Takes the head off the canonical chain and returns it.
+    ///
+    /// # Panics
+    /// If only genesis is left.
+    pub fn retreat(&mut self) -> BlockId {
+        assert!(self.canonical.len() > 1, "genesis cannot be undone");
+        let id = self.canonical.pop().expect("there is more than genesis");
+        self.side.insert((self.expect(&id).height, id), ());
+        id
+    }
+
+    /// Marks a block and everything that builds on it as invalid.
+    pub fn invalidate(&mut self, id: BlockId) {
+        self.nodes.get_mut(&id).expect("an executed block is in the tree").validity = Validity::Invalid;
+        let above: Vec<BlockId> = self.side.keys().map(|(_, side)| *side).collect();
+        for side in above {
+            let parent = self.expect(&side).parent;
+            if self.expect(&parent).validity == Validity::Invalid {
+                self.nodes.get_mut(&side).expect("side blocks are in the tree").validity = Validity::Invalid;
+            }
+        }
+    }
+
+    /// Notes that the block's record goes to the log. False if it went before.
+    pub fn mark_stored(&mut self, id: &BlockId) -> bool {
+        let node = self.nodes.get_mut(id).expect("a stored block is in the tree");
+        !std::mem::replace(&mut node.stored, true)
+    }
+
+    /// Takes [`Self::mark_stored`] back: its record did not go to the log after all.
+    pub fn unmark_stored(&mut self, id: &BlockId) {
+        self.nodes.get_mut(id).expect("a stored block is in the tree").stored = false;
+    }
+
+    /// Batches that blocks wait for, in the order of digests.
+    pub fn awaited(&self) -> impl Iterator<Item = &BatchDigest> {
+        self.awaited.keys()
+    }
+
+    /// Puts a body back that was read from the archive, for execution.
+    pub fn set_body(&mut self, id: &BlockId, block: Arc<Block>) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.body = Some(block);
+        }
+    }
+
+    /// Ids from `from` down to genesis with growing steps, `limit` at most, genesis last.
+    pub fn locator(&self, from: BlockId, limit: usize) -> Vec<BlockId> {
+        let mut locator = Vec::with_capacity(limit);
+        let mut current = from;
+        while !self.is_canonical(&current) && locator.len() < limit / 2 {
+            locator.push(current);
+            current = self.expect(&current).parent;
+        }
+        while !self.is_canonical(&current) {
+            current = self.expect(&current).parent;
+        }
+        let (mut height, mut step) = (self.expect(&current).height, 1u64);
+        while height > 0 && locator.len() + 1 < limit {
+            locator.push(self.canonical[height as usize]);
+            height = height.saturating_sub(step);
+            if locator.len() > 8 {
+                step = step.saturating_mul(2);
+            }
+        }
+        locator.push(self.canonical[0]);
+        locator
+    }
+}
