@@ -1,3 +1,38 @@
-//! placeholder
+//! What a node keeps on its disk, and how it finds it again.
+//!
+//! - [`Store`] is the truth: append-only segments of batches and blocks, hash-chained, and the undo log beside them,
+//!   which can be rebuilt. One writer appends, [`Syncer`]s make durable, [`Reader`]s read.
+//! - [`SafetyFile`] is what a validator must never forget.
+//! - [`Checkpoint`] is a copy of the state that spares a start from executing the whole log; sled keeps it.
+//! - [`recover`] opens all of it; [`verify`] rechecks all of it.
+//!
+//! Everything but sled does its I/O through [`Files`], so that the simulator can lose, tear and flip it.
 
-pub mod index;
+mod clean_stop;
+mod disk;
+mod error;
+mod examine;
+mod files;
+mod frame;
+mod identity;
+mod memory;
+mod reader;
+mod repair;
+mod safety;
+mod segment;
+mod slot;
+mod store;
+mod stream;
+mod syncer;
+
+pub use disk::{DiskFile, DiskFiles, LOCK_PAUSE_MS, LOCK_TRIES_MAX};
+pub use error::{Damage, DamageKind, StorageError, Subject, TornTail};
+pub use files::{File, Files};
+pub use frame::UNDO_RECORD_BYTES_MAX;
+pub use identity::identity;
+pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};
+pub use reader::Reader;
+pub use safety::SafetyFile;
+pub use store::{Missing, Opened, Store};
+pub use stream::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_MAX};
+pub use syncer::Syncer;
