@@ -1,0 +1,603 @@
+//! The scenario file: what a storm is, what goes wrong during it, and what must hold in the end.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::prepare::{self, Parameters};
+
+/// Phases of one scenario, at most.
+pub const PHASES_MAX: usize = 64;
+/// Faults of one scenario, at most.
+pub const FAULTS_MAX: usize = 64;
+/// Nodes that one scenario starts, at most.
+pub const NODES_MAX: u16 = 32;
+/// The name of the API server's process.
+pub const API_SERVER: &str = "api-server";
+
+/// A checked scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Letters, digits and dashes; part of the run directory's name.
+    pub name: String,
+    /// Of keys and payments.
+    pub seed: u64,
+    /// Paying accounts, and payments.
+    pub accounts: u64,
+    pub target: Target,
+    /// The node that `target = "one"` means; the first if absent.
+    #[serde(default)]
+    pub target_node: Option<String>,
+    pub network: Network,
+    pub phases: Vec<Phase>,
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    pub thresholds: Thresholds,
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// Who the payments go to first. What does not answer is replaced by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// All to one node.
+    One,
+    /// To every node in turn.
+    Spread,
+    /// All to the API server's bulk call.
+    Api,
+}
+
+/// The network: started here, unless `attach` names one that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub nodes: u16,
+    pub block_interval_ms: u64,
+    /// The state tree has 2^depth buckets.
+    pub state_depth: u32,
+    #[serde(default = "default_batches_max")]
+    pub batches_max: u32,
+    #[serde(default = "default_true")]
+    pub api_server: bool,
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
+    #[serde(default)]
+    pub attach: Option<Attach>,
+}
+
+/// When the processes take checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    pub interval_s: u64,
+    /// Blocks below the head.
+    pub depth: u64,
+}
+
+/// A network that runs already, on the genesis of this scenario's prepared input.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// QUIC addresses in the order of genesis.
+    pub nodes: Vec<String>,
+    /// HTTP address of the API server, `host:port`.
+    #[serde(default)]
+    pub api_server: Option<String>,
+}
+
+/// A stretch of the storm. Exactly one of `payments` and `duration_s`; the last phase takes what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    #[serde(default)]
+    pub payments: Option<u64>,
+    #[serde(default)]
+    pub duration_s: Option<u64>,
+    pub rate_per_s: Rate,
+    /// Submissions of up to 1,024 payments that wait for an answer at full speed.
+    #[serde(default = "default_in_flight")]
+    pub in_flight: usize,
+}
+
+/// How fast payments are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Rate {
+    /// Open loop: each payment has its moment, whatever became of those before it.
+    PerSecond(u32),
+    /// Closed loop, a bounded number of submissions in flight.
+    Full(Full),
+}
+
+/// The word `full`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Full {
+    Full,
+}
+
+/// Something that goes wrong, and is undone.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    pub kind: FaultKind,
+    /// Names of nodes (`node-1` …) or `api-server`.
+    pub targets: Vec<String>,
+    /// Seconds from the first intended send.
+    pub at_s: u64,
+    /// Until it is undone.
+    #[serde(default)]
+    pub duration_s: u64,
+}
+
+/// What is done to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultKind {
+    /// SIGTERM, and started again at the end.
+    Stop,
+    /// SIGKILL, and started again at the end.
+    Kill,
+    /// SIGSTOP, and SIGCONT at the end.
+    Pause,
+    /// SIGTERM, and started again as soon as it has ended.
+    Restart,
+}
+
+/// What is checked after the storm besides what always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Stop the nodes and run `node verify` on the data of each.
+    pub verify: bool,
+}
+
+/// What must hold besides what always must: nothing lost, nothing twice, every payment in the chain, the receiver's
+/// balance exact and all nodes equal.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    /// Mean throughput in payments a second, at least.
+    pub mean_tps_min: Option<f64>,
+    /// Payments a second that were actually sent over the storm, at least: the offered rate was held.
+    pub sent_tps_min: Option<f64>,
+    pub accepted_p90_ms_max: Option<f64>,
+    pub accepted_p99_ms_max: Option<f64>,
+    pub included_p99_ms_max: Option<f64>,
+    /// Of every fault for which the ratio is defined.
+    pub dip_ratio_min: Option<f64>,
+    /// Of every fault.
+    pub resync_s_max: Option<f64>,
+    /// Every fault's `resync_s` is below its outage.
+    pub resync_below_outage: bool,
+    /// Resident memory of the largest process.
+    pub rss_max_bytes: Option<u64>,
+}
+
+/// How long things may take. All of them together are below `run_s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// The whole run, preparing aside.
+    pub run_s: u64,
+    /// Until every node is active.
+    pub start_s: u64,
+    /// From the last payment answered until all of them are in the chain of all nodes.
+    pub settle_s: u64,
+    /// Until a submission goes to another node.
+    pub submit_ms: u64,
+    /// Until a process that was asked to stop is killed.
+    pub stop_s: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { verify: true }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { run_s: 600, start_s: 90, settle_s: 120, submit_ms: 5_000, stop_s: 30 }
+    }
+}
+
+fn default_true() -> bool {
+    true
+}
+
+fn default_batches_max() -> u32 {
+    2_048
+}
+
+fn default_in_flight() -> usize {
+    16
+}
+
+/// Why a scenario is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    #[error("reading {}: {error}", path.display())]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("the scenario is not valid: {0}")]
+    Toml(#[from] Box<toml::de::Error>),
+    #[error("scenario {field} is {found}; {expected}")]
+    Field { field: String, found: String, expected: String },
+    #[error(
+        "fault {number} begins at {at_s} s, too early to judge the dip: with blocks of {block_interval_ms} ms and \
+         {slots} whole slots within the fault it must begin at {least_s} s or later"
+    )]
+    FaultTooEarly { number: usize, at_s: u64, block_interval_ms: u64, slots: u64, least_s: u64 },
+}
+
+impl Scenario {
+    /// Reads and checks a scenario file.
+    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ScenarioError::Read { path: path.to_path_buf(), error })?;
+        Self::parse(&text)
+    }
+
+    /// Parses and checks the text of a scenario file.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text).map_err(Box::new)?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// What its input is prepared from.
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            seed: self.seed,
+            accounts: self.accounts,
+            nodes: self.network.nodes,
+            block_interval_ms: self.network.block_interval_ms,
+            state_depth: self.network.state_depth,
+            batches_max: self.network.batches_max,
+        }
+    }
+
+    /// Names of the nodes in the order of genesis.
+    pub fn node_names(&self) -> Vec<String> {
+        (0..self.network.nodes).map(prepare::node_name).collect()
+    }
+
+    /// The place of the node that `target = "one"` means.
+    pub fn target_place(&self) -> usize {
+        let names = self.node_names();
+        self.target_node.as_ref().and_then(|node| names.iter().position(|name| name == node)).unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<(), ScenarioError> {
+        let named = !self.name.is_empty()
+            && self.name.len() <= 64
+            && self.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+        require(named, "name", &self.name, "it consists of 1 to 64 letters, digits and dashes")?;
+        in_range("accounts", self.accounts, 1, prepare::ACCOUNTS_MAX)?;
+        self.check_network()?;
+        self.check_phases()?;
+        in_range("number of faults", self.faults.len() as u64, 0, FAULTS_MAX as u64)?;
+        for number in 0..self.faults.len() {
+            self.check_fault(number)?;
+        }
+        self.check_overlap()?;
+        self.check_thresholds()?;
+        in_range("timeouts.run_s", self.timeouts.run_s, 1, 86_400)?;
+        in_range("timeouts.start_s", self.timeouts.start_s, 1, self.timeouts.run_s)?;
+        in_range("timeouts.settle_s", self.timeouts.settle_s, 1, self.timeouts.run_s)?;
+        in_range("timeouts.stop_s", self.timeouts.stop_s, 1, 600)?;
+        in_range("timeouts.submit_ms", self.timeouts.submit_ms, 50, 120_000)
+    }
+
+    fn check_network(&self) -> Result<(), ScenarioError> {
+        let network = &self.network;
+        in_range("network.nodes", network.nodes.into(), 1, NODES_MAX.into())?;
+        in_range("network.block_interval_ms", network.block_interval_ms, 200, 600_000)?;
+        let depths = (zeni_ledger::state::DEPTH_MIN, zeni_ledger::state::DEPTH_MAX);
+        in_range("network.state_depth", network.state_depth.into(), depths.0.into(), depths.1.into())?;
+        let batches = zeni_ledger::block::BLOCK_BATCHES_LIMIT as u64;
+        in_range("network.batches_max", network.batches_max.into(), 1, batches)?;
+        if let Some(checkpoint) = network.checkpoint {
+            in_range("network.checkpoint.interval_s", checkpoint.interval_s, 1, 86_400)?;
+            in_range("network.checkpoint.depth", checkpoint.depth, 1, 100_000)?;
+        }
+        if let Some(attach) = &network.attach {
+            let expected = "an address for each of network.nodes, in the order of genesis";
+            require(
+                attach.nodes.len() == usize::from(network.nodes),
+                "network.attach.nodes",
+                attach.nodes.len(),
+                expected,
+            )?;
+            let harmless = self.faults.is_empty();
+            require(harmless, "faults", self.faults.len(), "only processes that loadgen started itself are harmed")?;
+        }
+        let api = match &network.attach {
+            Some(attach) => attach.api_server.is_some(),
+            None => network.api_server,
+        };
+        let reachable = self.target != Target::Api || api;
+        require(reachable, "target", "api", "it needs network.api_server")?;
+        if let Some(node) = &self.target_node {
+            let expected = "it is the name of a node, and only for target = \"one\"";
+            let right = self.target == Target::One && self.node_names().contains(node);
+            require(right, "target_node", node, expected)?;
+        }
+        Ok(())
+    }
+
+    fn check_phases(&self) -> Result<(), ScenarioError> {
+        in_range("number of phases", self.phases.len() as u64, 1, PHASES_MAX as u64)?;
+        let mut planned = 0u64;
+        for (number, phase) in self.phases.iter().enumerate() {
+            let field = |name: &str| format!("phases[{number}].{name}");
+            let last = number + 1 == self.phases.len();
+            let one = phase.payments.is_some() != phase.duration_s.is_some() || last && phase.payments.is_none();
+            require(one, &field("payments"), format!("{:?}", phase.payments), "give either payments or duration_s")?;
+            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.accounts)?;
+            in_range(&field("duration_s"), phase.duration_s.unwrap_or(1), 1, 86_400)?;
+            in_range(&field("in_flight"), phase.in_flight as u64, 1, 1_024)?;
+            if let Rate::PerSecond(rate) = phase.rate_per_s {
+                in_range(&field("rate_per_s"), rate.into(), 1, 1_000_000)?;
+            }
+            let by_time = match (phase.duration_s, phase.rate_per_s) {
+                (Some(duration_s), Rate::PerSecond(rate)) => duration_s.saturating_mul(rate.into()),
+                _ => 0,
+            };
+            planned = planned.saturating_add(phase.payments.unwrap_or(by_time));
+        }
+        let expected = format!("there are {} accounts with one payment each", self.accounts);
+        require(planned <= self.accounts, "payments of all phases", planned, expected)
+    }
+
+    fn check_fault(&self, number: usize) -> Result<(), ScenarioError> {
+        let fault = &self.faults[number];
+        let field = |name: &str| format!("faults[{number}].{name}");
+        let mut known = self.node_names();
+        known.extend(self.network.api_server.then(|| API_SERVER.to_string()));
+        require(!fault.targets.is_empty(), &field("targets"), "empty", "name at least one process")?;
+        for (place, target) in fault.targets.iter().enumerate() {
+            let expected = format!("known are {}", known.join(", "));
+            require(known.contains(target), &field("targets"), target, expected)?;
+            let once = !fault.targets[..place].contains(target);
+            require(once, &field("targets"), target, "each target stands once")?;
+        }
+        in_range(&field("at_s"), fault.at_s, 1, self.timeouts.run_s)?;
+        let least = u64::from(fault.kind != FaultKind::Restart);
+        in_range(&field("duration_s"), fault.duration_s, least, self.timeouts.run_s)?;
+        let block_interval_ms = self.network.block_interval_ms;
+        let (slots, at_s) = (fault.whole_slots(block_interval_ms), fault.at_s);
+        let least_s = (least_start_ms(slots, block_interval_ms)).div_ceil(1_000);
+        if self.dip_is_defined(fault) && at_s < least_s {
+            return Err(ScenarioError::FaultTooEarly { number, at_s, block_interval_ms, slots, least_s });
+        }
+        Ok(())
+    }
+
+    /// Whether a fault leaves a node that can go on, and lasts long enough to count whole slots.
+    pub fn dip_is_defined(&self, fault: &Fault) -> bool {
+        let survivor = self.node_names().iter().any(|name| !fault.targets.contains(name));
+        let a_node_falls = self.node_names().iter().any(|name| fault.targets.contains(name));
+        survivor && a_node_falls && fault.whole_slots(self.network.block_interval_ms) > 0
+    }
+
+    /// A process is in one fault at a time.
+    fn check_overlap(&self) -> Result<(), ScenarioError> {
+        for (number, fault) in self.faults.iter().enumerate() {
+            for other in &self.faults[..number] {
+                let apart = fault.at_s >= other.end_s() || other.at_s >= fault.end_s();
+                let shared = fault.targets.iter().find(|target| other.targets.contains(target));
+                if let (false, Some(target)) = (apart, shared) {
+                    let expected = "a process is in one fault at a time";
+                    require(false, &format!("faults[{number}].targets"), target, expected)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_thresholds(&self) -> Result<(), ScenarioError> {
+        let thresholds = &self.thresholds;
+        let numbers = [
+            ("mean_tps_min", thresholds.mean_tps_min),
+            ("sent_tps_min", thresholds.sent_tps_min),
+            ("accepted_p90_ms_max", thresholds.accepted_p90_ms_max),
+            ("accepted_p99_ms_max", thresholds.accepted_p99_ms_max),
+            ("included_p99_ms_max", thresholds.included_p99_ms_max),
+            ("dip_ratio_min", thresholds.dip_ratio_min),
+            ("resync_s_max", thresholds.resync_s_max),
+        ];
+        for (name, value) in numbers {
+            let right = value.is_none_or(|value| value.is_finite() && value > 0.0);
+            let found = value.unwrap_or_default();
+            require(right, &format!("thresholds.{name}"), found, "it is a number above zero")?;
+        }
+        let judged = thresholds.dip_ratio_min.is_none() || self.faults.iter().any(|fault| self.dip_is_defined(fault));
+        let expected = "no fault leaves a surviving node for a whole slot, so no dip can be judged";
+        require(judged, "thresholds.dip_ratio_min", thresholds.dip_ratio_min.unwrap_or_default(), expected)?;
+        let resync = thresholds.resync_s_max.is_some() || thresholds.resync_below_outage;
+        require(!resync || !self.faults.is_empty(), "thresholds.resync", "set", "there is no fault to resync from")
+    }
+}
+
+impl Fault {
+    /// When it is undone, in seconds from the first intended send.
+    pub fn end_s(&self) -> u64 {
+        self.at_s + self.duration_s
+    }
+
+    /// Whole slots that surely lie between one block after the fault and its end.
+    pub fn whole_slots(&self, block_interval_ms: u64) -> u64 {
+        (self.duration_s * 1_000).saturating_sub(block_interval_ms) / block_interval_ms
+    }
+}
+
+/// The earliest start of a fault, in milliseconds, that leaves `slots` whole slots before it in which blocks carried a
+/// full interval's payments: one interval until the first slot begins, one until its block had time to fill.
+fn least_start_ms(slots: u64, block_interval_ms: u64) -> u64 {
+    (slots + 2) * block_interval_ms
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Restart => "restart",
+        })
+    }
+}
+
+fn require(
+    holds: bool,
+    field: &str,
+    found: impl fmt::Display,
+    expected: impl fmt::Display,
+) -> Result<(), ScenarioError> {
+    match holds {
+        true => Ok(()),
+        false => {
+            Err(ScenarioError::Field { field: field.into(), found: found.to_string(), expected: expected.to_string() })
+        }
+    }
+}
+
+fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<(), ScenarioError> {
+    require((least..=most).contains(&found), field, found, format!("it lies from {least} to {most}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"
+        name = "least"
+        seed = 1
+        accounts = 1000
+        target = "one"
+
+        [network]
+        nodes = 3
+        block_interval_ms = 3000
+        state_depth = 8
+
+        [[phases]]
+        payments = 1000
+        rate_per_s = 100
+    "#;
+
+    fn refused(text: &str) -> String {
+        Scenario::parse(text).expect_err("the scenario must be refused").to_string()
+    }
+
+    fn with(addition: &str) -> String {
+        format!("{LEAST}\n{addition}")
+    }
+
+    #[test]
+    fn the_least_scenario_has_defaults() {
+        let scenario = Scenario::parse(LEAST).unwrap();
+        assert!(scenario.network.api_server && scenario.audit.verify);
+        assert_eq!(scenario.phases[0].rate_per_s, Rate::PerSecond(100));
+        assert_eq!(scenario.node_names(), ["node-1", "node-2", "node-3"]);
+        assert_eq!(scenario.target_place(), 0);
+    }
+
+    #[test]
+    fn full_speed_is_a_word() {
+        let scenario = Scenario::parse(&LEAST.replace("rate_per_s = 100", "rate_per_s = \"full\"")).unwrap();
+        assert_eq!(scenario.phases[0].rate_per_s, Rate::Full(Full::Full));
+        assert!(Scenario::parse(&LEAST.replace("rate_per_s = 100", "rate_per_s = \"fast\"")).is_err());
+        assert!(refused(&LEAST.replace("rate_per_s = 100", "rate_per_s = 0")).contains("rate_per_s"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_wherever_it_stands() {
+        assert!(refused(&LEAST.replace("seed = 1", "seed = 1\nsped = 2")).contains("sped"));
+        assert!(refused(&LEAST.replace("nodes = 3", "nodes = 3\nregion = 2")).contains("region"));
+        assert!(refused(&with("[thresholds]\nlost_max = 3")).contains("lost_max"));
+        assert!(
+            refused(&with("[[faults]]\nkind = \"stop\"\ntargets = [\"node-2\"]\nat_s = 9\nfor = 1")).contains("for")
+        );
+    }
+
+    #[test]
+    fn thresholds_that_mean_nothing_are_refused() {
+        assert!(refused(&with("[thresholds]\nmean_tps_min = -1.0")).contains("mean_tps_min"));
+        assert!(refused(&with("[thresholds]\naccepted_p90_ms_max = nan")).contains("accepted_p90_ms_max"));
+        assert!(refused(&with("[thresholds]\ndip_ratio_min = 0.98")).contains("dip_ratio_min"));
+        assert!(refused(&with("[thresholds]\nresync_below_outage = true")).contains("resync"));
+    }
+
+    fn fault(kind: &str, targets: &str, at_s: u64, duration_s: u64) -> String {
+        format!("[[faults]]\nkind = \"{kind}\"\ntargets = {targets}\nat_s = {at_s}\nduration_s = {duration_s}\n")
+    }
+
+    #[test]
+    fn a_fault_too_early_to_judge_its_dip_is_refused() {
+        // 15 s hold 4 whole slots of 3 s behind the first block; as many before it, and two intervals to begin.
+        let early = Scenario::parse(&with(&fault("stop", r#"["node-2", "node-3"]"#, 17, 15)));
+        assert!(matches!(early, Err(ScenarioError::FaultTooEarly { slots: 4, least_s: 18, .. })), "{early:?}");
+        assert!(Scenario::parse(&with(&fault("stop", r#"["node-2", "node-3"]"#, 18, 15))).is_ok());
+    }
+
+    #[test]
+    fn a_fault_that_leaves_no_survivor_has_no_dip_and_may_come_early() {
+        let all = r#"["node-1", "node-2", "node-3", "api-server"]"#;
+        let scenario = Scenario::parse(&with(&fault("kill", all, 3, 15))).unwrap();
+        assert!(!scenario.dip_is_defined(&scenario.faults[0]));
+    }
+
+    #[test]
+    fn faults_name_processes_that_exist_once_at_a_time() {
+        assert!(refused(&with(&fault("stop", r#"["node-4"]"#, 30, 5))).contains("node-4"));
+        assert!(refused(&with(&fault("stop", "[]", 30, 5))).contains("targets"));
+        assert!(refused(&with(&fault("stop", r#"["node-2", "node-2"]"#, 30, 5))).contains("once"));
+        assert!(refused(&with(&fault("stop", r#"["node-2"]"#, 30, 0))).contains("duration_s"));
+        let twice = fault("stop", r#"["node-2"]"#, 30, 5) + &fault("kill", r#"["node-2"]"#, 34, 5);
+        assert!(refused(&with(&twice)).contains("one fault at a time"));
+        let apart = fault("stop", r#"["node-2"]"#, 30, 5) + &fault("kill", r#"["node-2"]"#, 35, 5);
+        assert!(Scenario::parse(&with(&apart)).is_ok());
+    }
+
+    #[test]
+    fn phases_fit_the_accounts() {
+        assert!(refused(&LEAST.replace("payments = 1000", "payments = 1001")).contains("payments"));
+        let second = "[[phases]]\npayments = 1\nrate_per_s = 5";
+        assert!(refused(&with(second)).contains("payments of all phases"));
+        let rest = LEAST.replace("payments = 1000", "duration_s = 4") + "[[phases]]\nrate_per_s = \"full\"";
+        assert!(Scenario::parse(&rest).is_ok());
+        let both = LEAST.replace("payments = 1000", "payments = 1000\nduration_s = 4");
+        assert!(refused(&both).contains("either"));
+    }
+
+    #[test]
+    fn a_network_of_others_is_stormed_but_not_harmed() {
+        let attach = "[network.attach]\nnodes = [\"a:1\", \"b:1\", \"c:1\"]\n";
+        assert!(Scenario::parse(&with(attach)).is_ok());
+        let harmed = with(&format!("{attach}{}", fault("stop", r#"["node-2"]"#, 30, 5)));
+        assert!(refused(&harmed).contains("started itself"));
+        assert!(refused(&with("[network.attach]\nnodes = [\"a:1\"]")).contains("attach"));
+    }
+
+    #[test]
+    fn every_scenario_in_the_repository_is_valid() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut found = 0;
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+            found += 1;
+        }
+        assert!(found >= 9, "only {found} scenarios");
+    }
+}
