@@ -1,0 +1,265 @@
+//! The bytes and digests that nodes agree on, pinned in files: a change of any of them is a change of the protocol.
+//!
+//! `ZENI_BLESS=1 cargo test -p zeni-ledger --test golden` writes them anew; the difference is then for review.
+#![expect(clippy::disallowed_methods, reason = "golden files are read and written here, by tests alone")]
+
+use std::path::PathBuf;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use zeni_ledger::block::transactions_root;
+use zeni_ledger::encoding::Encoder;
+use zeni_ledger::execute::{Executed, execute};
+use zeni_ledger::genesis::{account_file, accounts_digest};
+use zeni_ledger::hash::BatchDigest;
+use zeni_ledger::operation::{AccountChange, Decimals, Hold, HoldId, KeyPolicy, Symbol, TokenChange, WindowWidth};
+use zeni_ledger::payment::PaymentBody;
+use zeni_ledger::proof::{AccountProof, ReceiptProof, prove, prove_receipt};
+use zeni_ledger::transaction::{Leg, Signer, TransactionBody};
+use zeni_ledger::{
+    Account, AccountId, Amount, Balance, Batch, Block, BlockHeader, BlockId, Genesis, GenesisId, Operation, Payment,
+    PublicKey, Receipt, Sequence, SignatureBytes, State, TokenId, Transaction, Undo, ValidatorIndex, VerifiedBatch,
+};
+
+const GENESIS: GenesisId = GenesisId([0x47; 32]);
+const BYTES_PER_LINE: usize = 32;
+
+/// Compares `bytes` with the file `name`, or writes it.
+fn pin(name: &str, bytes: &[u8]) {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/golden", &format!("{name}.hex")].iter().collect();
+    let text: String = bytes.chunks(BYTES_PER_LINE).map(|line| hex::encode(line) + "\n").collect();
+    if std::env::var("ZENI_BLESS").is_ok_and(|value| value == "1") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let pinned = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let pinned = String::from_utf8(pinned).unwrap();
+    assert_eq!(text, pinned, "the bytes of {name} changed; if that is meant, bless them");
+}
+
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+fn public(number: u8) -> PublicKey {
+    PublicKey(key(number).verifying_key().to_bytes())
+}
+
+fn account_id(number: u8) -> AccountId {
+    AccountId(public(number).0)
+}
+
+fn payment(from: u8, sequence: u64) -> Payment {
+    let body = PaymentBody {
+        network: 0x0403_0201,
+        valid_until: 1_700_003_600,
+        from: account_id(from),
+        to: account_id(2),
+        sequence: Sequence(sequence),
+        amount: Amount(1_234_567),
+        token: TokenId(1),
+        flags: 0,
+        reference: *b"invoice 2016-12 ",
+    };
+    body.sign(&key(from), &GENESIS)
+}
+
+fn batch() -> Batch {
+    Batch::sign(ValidatorIndex(2), 7, vec![payment(1, 0), payment(1, 5)], &key(9), &GENESIS)
+}
+
+/// Account `number` with some holdings and a gap in its window.
+fn account(number: u8) -> Account {
+    let mut account = Account::new(account_id(number));
+    for (token, units) in [(1, 10_000_000), (7, i128::from(number)), (9, -5)] {
+        assert!(account.set_balance(TokenId(token), Balance::new(units)));
+    }
+    account.window_mut().use_up(Sequence(0)).unwrap();
+    account.window_mut().use_up(Sequence(3)).unwrap();
+    account
+}
+
+fn genesis() -> Genesis {
+    Genesis::from_toml(include_str!("golden/genesis.toml")).unwrap()
+}
+
+/// A state of 40 accounts after one block, and what the block gave.
+fn executed() -> (State, Executed) {
+    let mut state = State::new(4);
+    for number in 1..=40 {
+        state.open(account(number)).unwrap();
+    }
+    state.commit();
+    let mut rules = genesis().rules;
+    rules.network = 0x0403_0201;
+    let payments = vec![payment(1, 0), payment(1, 1), payment(2, 1), payment(3, 4)];
+    let batch = Batch::sign(ValidatorIndex(0), 1, payments, &key(9), &GENESIS);
+    let executed = execute(&mut state, &rules, 1_700_000_000_000, &[VerifiedBatch::vouch(batch, &GENESIS)]);
+    (state, executed)
+}
+
+#[test]
+fn payment_bytes_and_id() {
+    let payment = payment(1, 42);
+    pin("payment", payment.as_bytes());
+    pin("payment.signed", &payment.signed_bytes(&GENESIS));
+    pin("payment.id", &payment.id(&GENESIS).0);
+}
+
+#[test]
+fn batch_bytes_and_digest() {
+    let batch = batch();
+    pin("batch", &batch.to_bytes());
+    pin("batch.digest", &batch.digest(&GENESIS).0);
+    assert_eq!(Batch::from_bytes(&batch.to_bytes()), Ok(batch));
+}
+
+#[test]
+fn block_bytes_and_id() {
+    let digests = vec![batch().digest(&GENESIS), BatchDigest([0x33; 32]), BatchDigest([0x44; 32])];
+    let (_, executed) = executed();
+    let header = BlockHeader {
+        proposer: ValidatorIndex(1),
+        rank: 2,
+        height: 3,
+        slot: 4,
+        parent: BlockId([0x55; 32]),
+        transactions_root: transactions_root(&digests),
+        state_root: executed.state_root,
+        receipts_root: executed.receipts_root,
+        receipts: executed.receipts.len() as u32,
+    };
+    let block = Block::sign(header, digests, &key(9), &GENESIS);
+    pin("block", &block.to_bytes());
+    pin("block.id", &block.id(&GENESIS).0);
+    assert_eq!(Block::from_bytes(&block.to_bytes()), Ok(block));
+}
+
+#[test]
+fn account_bytes() {
+    let encode = |account: &Account| {
+        let mut encoder = Encoder::default();
+        account.encode(&mut encoder);
+        encoder.finish()
+    };
+    pin("account", &encode(&account(1)));
+    pin("account.new", &encode(&Account::new(account_id(1))));
+}
+
+#[test]
+fn execution_roots_receipts_and_undo() {
+    let (_, executed) = executed();
+    pin("state.root", &executed.state_root.0);
+    pin("receipts.root", &executed.receipts_root.0);
+    let receipts: Vec<u8> = executed.receipts.iter().flat_map(Receipt::to_bytes).collect();
+    assert_eq!((executed.applied, executed.rejected, executed.skipped), (2, 1, 1));
+    pin("receipts", &receipts);
+    pin("undo", &executed.undo.to_bytes());
+    assert_eq!(Undo::from_bytes(&executed.undo.to_bytes()), Ok(executed.undo));
+    pin("state.root.empty", &State::new(4).root().0);
+}
+
+#[test]
+fn proofs() {
+    let (state, executed) = executed();
+    for (name, number) in [("proof.present", 1), ("proof.absent", 99)] {
+        let proof = prove(&state, &account_id(number));
+        assert_eq!(proof.verify(&executed.state_root), Ok(()));
+        pin(name, &proof.to_bytes());
+        assert_eq!(AccountProof::from_bytes(&proof.to_bytes()), Ok(proof));
+    }
+    let proof = prove_receipt(&executed.receipts, 1).unwrap();
+    pin("proof.receipt", &proof.to_bytes());
+    assert_eq!(ReceiptProof::from_bytes(&proof.to_bytes()), Ok(proof));
+}
+
+fn operations() -> Vec<(&'static str, Operation)> {
+    let hold = Hold {
+        to: account_id(2),
+        settler: account_id(3),
+        token: TokenId(1),
+        amount: Amount(500),
+        expires: 1_700_007_200,
+        condition: None,
+        reference: *b"room 204, 2 days",
+    };
+    let mut keys = vec![(public(1), 2), (public(2), 1), (public(3), 1)];
+    keys.sort_unstable();
+    let policy = KeyPolicy::new(3, keys).unwrap();
+    let window = WindowWidth::new(1_024).unwrap();
+    let transfer = Operation::Transfer {
+        to: account_id(2),
+        token: TokenId(1),
+        amount: Amount(1_234_567),
+        reference: *b"invoice 2016-12 ",
+    };
+    let define = TokenChange::Define {
+        token: TokenId(7),
+        issuer: account_id(1),
+        decimals: Decimals::new(2).unwrap(),
+        symbol: Symbol::new("ZEN").unwrap(),
+    };
+    let open = AccountChange::Open { id: AccountId([0x77; 32]), policy: policy.clone(), window };
+    let hand_over = TokenChange::HandOver { token: TokenId(7), issuer: account_id(2) };
+    let settle = |preimage| Operation::Settle { hold: HoldId([0x66; 32]), amount: Amount(450), preimage };
+    vec![
+        ("transfer", transfer),
+        ("hold", Operation::Hold(hold)),
+        ("hold.conditional", Operation::Hold(Hold { condition: Some([0x88; 32]), ..hold })),
+        ("settle", settle(None)),
+        ("settle.preimage", settle(Some([0x99; 32]))),
+        ("account.open", Operation::Account(open)),
+        ("account.keys", Operation::Account(AccountChange::Keys(policy))),
+        ("account.window", Operation::Account(AccountChange::Window(window))),
+        ("token.define", Operation::Token(define)),
+        ("token.hand_over", Operation::Token(hand_over)),
+    ]
+}
+
+fn transaction(numbers: &[u8], operations: Vec<Operation>) -> Transaction {
+    let mut signers: Vec<(Signer, u8)> = (numbers.iter())
+        .map(|number| {
+            let sequence = Sequence(40 + u64::from(*number));
+            (Signer { account: account_id(*number), key: public(*number), sequence }, *number)
+        })
+        .collect();
+    signers.sort_by_key(|(signer, _)| (signer.account, signer.key));
+    let legs = operations.into_iter().map(|operation| Leg { account: account_id(numbers[0]), operation }).collect();
+    let list = signers.iter().map(|(signer, _)| *signer).collect();
+    let body = TransactionBody::new(0x0403_0201, 1_700_003_600, list, legs).unwrap();
+    let message = body.signed_bytes(&GENESIS);
+    let sign = |number: u8| SignatureBytes(key(number).sign(&message).to_bytes());
+    let signatures = signers.iter().map(|(_, number)| sign(*number)).collect();
+    body.with_signatures(signatures).unwrap()
+}
+
+#[test]
+fn transactions_of_each_operation_and_of_all_together() {
+    for (name, operation) in operations() {
+        let transaction = transaction(&[1], vec![operation]);
+        pin(&format!("transaction.{name}"), &transaction.to_bytes());
+        assert_eq!(Transaction::from_bytes(&transaction.to_bytes()), Ok(transaction));
+    }
+    let all = operations().into_iter().map(|(_, operation)| operation).collect();
+    let transaction = transaction(&[1, 2, 3], all);
+    pin("transaction.all", &transaction.to_bytes());
+    pin("transaction.all.id", &transaction.id(&GENESIS).0);
+    assert!(transaction.signatures_hold(&GENESIS));
+    assert_eq!(Transaction::from_bytes(&transaction.to_bytes()), Ok(transaction));
+}
+
+#[test]
+fn genesis_id_and_account_file() {
+    let accounts = [(account_id(1), TokenId(1), Amount(5)), (account_id(2), TokenId(2), Amount(0))];
+    let file = account_file(accounts.into_iter());
+    pin("accounts", &file);
+    let genesis = genesis();
+    assert_eq!(
+        genesis.accounts_digest,
+        accounts_digest(&file),
+        "genesis.toml names {:?}",
+        hex::encode(accounts_digest(&file))
+    );
+    pin("genesis.id", &genesis.id().0);
+    pin("genesis.block_id", &genesis.block_id().0);
+    pin("genesis.state_root", &genesis.state(&file).unwrap().root().0);
+    assert_eq!(Genesis::from_toml(&genesis.to_toml()), Ok(genesis));
+}
