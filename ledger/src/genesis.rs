@@ -297,10 +297,13 @@ impl Genesis {
             let hex = |bytes: [u8; 32]| GenesisId(bytes).to_string();
             return Err(GenesisError::OtherAccounts { found: hex(found), expected: hex(self.accounts_digest) });
         }
+        let records = account_records(account_file)?;
+        if records.len() as u64 != self.accounts {
+            return Err(field("accounts.count", self.accounts, format!("the account file holds {}", records.len())));
+        }
         let mut state = State::new(self.state_depth);
         let mut issued: BTreeMap<TokenId, i128> = BTreeMap::new();
-        for record in account_records(account_file)? {
-            let (id, token, amount) = record;
+        for (id, token, amount) in records {
             if !self.rules.tokens.contains_key(&token) {
                 return Err(GenesisError::UnknownToken { id, token });
             }
@@ -361,7 +364,7 @@ pub fn account_file(records: impl ExactSizeIterator<Item = (AccountId, TokenId, 
 /// Reads the records of an account file; its length must be exactly what its count says.
 pub fn account_records(
     account_file: &[u8],
-) -> Result<impl Iterator<Item = (AccountId, TokenId, Amount)> + '_, GenesisError> {
+) -> Result<impl ExactSizeIterator<Item = (AccountId, TokenId, Amount)> + '_, GenesisError> {
     let mut decoder = Decoder::new(account_file);
     if decoder.raw(8).ok() != Some(&ACCOUNTS_MAGIC[..]) {
         return Err(GenesisError::NotAnAccountFile);
