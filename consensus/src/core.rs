@@ -170,6 +170,7 @@ impl Core {
             Input::DiskFull(full) => self.disk_full = full,
         }
         self.cut_if_due(now, out);
+        self.replica.release_held(now, out);
         self.follow_fork_choice(now, archive, out)?;
         self.change_mode(now, out);
         self.propose_if_due(now, archive, out)?;

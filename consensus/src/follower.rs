@@ -96,6 +96,7 @@ impl Follower {
             | Input::BadBatch { .. }
             | Input::DiskFull(_) => {}
         }
+        self.replica.release_held(now, out);
         self.replica.advance(archive, out)?;
         self.replica.drive(now, out);
         let soon = if self.replica.is_unfinished() { now } else { now + WAKE_INTERVAL_MS };

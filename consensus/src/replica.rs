@@ -23,7 +23,7 @@ pub(crate) const CLOCK_TOLERANCE_MS: u64 = 500;
 pub(crate) const HELD_MAX: usize = 256;
 /// Blocks whose parent is unknown, at most.
 pub(crate) const ORPHANS_MAX: usize = 1_024;
-/// While more side blocks than this wait for execution, no further blocks are asked for.
+/// While execution is behind and more side blocks than this are here, no further blocks are asked for.
 pub(crate) const SYNC_AHEAD_MAX: usize = 512;
 /// Blocks of one proposer for one slot that are taken without being asked for.
 pub(crate) const BLOCKS_PER_SLOT_MAX: usize = 4;
@@ -42,8 +42,13 @@ pub(crate) struct Replica {
     orphans: BTreeMap<BlockId, (Arc<Block>, Option<ValidatorIndex>)>,
     held: BTreeMap<(u64, ValidatorIndex), (BlockId, Arc<Block>, Option<ValidatorIndex>)>,
     seen: BTreeMap<(u64, ValidatorIndex), Vec<BlockId>>,
-    /// The heaviest known block, complete or not: where the next question for blocks begins.
+    /// The heaviest known block, complete or not: where a new question for blocks begins.
     tip: BlockId,
+    /// The last block of the last answer: where the next question begins while answers bring something new. (A branch
+    /// that is lighter than the tip until its last blocks are here would be asked for from its fork again and again.)
+    resume: Option<BlockId>,
+    /// Where the last question began.
+    asked_from: BlockId,
     /// Whether fork choice may have something to do.
     changed: bool,
     mutation: Mutation,
@@ -63,6 +68,8 @@ impl Replica {
             held: BTreeMap::new(),
             seen: BTreeMap::new(),
             tip,
+            resume: None,
+            asked_from: tip,
             changed: true,
             mutation,
         }
@@ -225,11 +232,15 @@ impl Replica {
         blocks: Vec<Arc<Block>>,
         out: &mut Vec<Effect>,
     ) {
-        let expected = self.block_sync.answered(from);
+        let last = blocks.last().map(|block| block.id(&self.chain.genesis_id()));
         for block in blocks {
             self.receive_block(now, Some(from), block, out);
         }
-        if expected {
+        let height = |id: &BlockId| self.chain.tree().node(id).map(|node| node.height);
+        let risen = last.filter(|last| height(last) > height(&self.asked_from));
+        // An answer that leads nowhere leaves the question open: it is asked again after its timeout.
+        if risen.is_some() && self.block_sync.answered(from) {
+            self.resume = risen;
             self.ask_blocks(now, out);
         }
     }
@@ -307,8 +318,8 @@ impl Replica {
         change
     }
 
-    /// Releases held blocks whose slot has come, and asks for what is missing.
-    pub(crate) fn drive(&mut self, now: Millis, out: &mut Vec<Effect>) {
+    /// Takes held blocks whose slot has come.
+    pub(crate) fn release_held(&mut self, now: Millis, out: &mut Vec<Effect>) {
         while let Some((key, _)) = self.held.first_key_value() {
             let key = *key;
             if self.begins(key.0) > now.0 + CLOCK_TOLERANCE_MS {
@@ -317,6 +328,10 @@ impl Replica {
             let (id, block, from) = self.held.remove(&key).expect("the first one is there");
             self.take(now, from, id, block, out);
         }
+    }
+
+    /// Asks for what is missing.
+    pub(crate) fn drive(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.ask_blocks(now, out);
         if self.fetcher.is_empty() {
             let awaited: Vec<_> = self.chain.tree().awaited().take(crate::sync::WANTED_MAX).copied().collect();
@@ -329,15 +344,20 @@ impl Replica {
 
     /// Asks the peer with the heaviest unknown head for the blocks up to there.
     fn ask_blocks(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        if self.chain.tree().side_blocks() >= SYNC_AHEAD_MAX {
+        if self.changed && self.chain.tree().side_blocks() >= SYNC_AHEAD_MAX {
             return;
         }
         let reachable = self.peers.reachable(now);
         let offers = reachable.iter().filter_map(|peer| self.peers.status(*peer).map(|status| (*peer, status)));
         let unknown = offers.filter(|(_, status)| self.is_wanted(status));
-        let Some((peer, _)) = unknown.max_by_key(|(_, status)| status.weight) else { return };
+        let Some((peer, _)) = unknown.max_by_key(|(_, status)| status.weight) else {
+            self.resume = None;
+            return;
+        };
         if self.block_sync.ask(peer, now) {
-            let locator = self.chain.tree().locator(self.tip, LOCATOR_MAX);
+            let from = self.resume.take().filter(|id| self.chain.tree().contains(id)).unwrap_or(self.tip);
+            self.asked_from = from;
+            let locator = self.chain.tree().locator(from, LOCATOR_MAX);
             out.push(send(peer, Message::FetchBlocks { locator }));
         }
     }
@@ -406,7 +426,7 @@ impl Replica {
         Ok(blocks)
     }
 
-    /// When [`Self::drive`] has something to do again, if nothing else happens.
+    /// When [`Self::release_held`] or [`Self::drive`] has something to do again, if nothing else happens.
     pub(crate) fn next_wake(&self) -> Option<Millis> {
         let held = self.held.keys().next();
         let release = held.map(|(slot, _)| Millis(self.begins(*slot).saturating_sub(CLOCK_TOLERANCE_MS)));

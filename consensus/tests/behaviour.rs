@@ -1,0 +1,485 @@
+//! What a cluster of cores does, seen from outside.
+
+mod cluster;
+
+use std::sync::Arc;
+
+use cluster::{Cluster, INTERVAL_MS, account, payment, validator_key};
+use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Verdict};
+use zeni_ledger::block::transactions_root;
+use zeni_ledger::{AccountId, Block, BlockHeader, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
+
+fn from(validator: u16) -> Peer {
+    Peer::Validator(ValidatorIndex(validator))
+}
+
+#[test]
+fn a_lone_validator_accepts_and_includes_a_payment() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    assert_eq!(cluster.ask(0, &[pay]), [Verdict::Accepted { copies: 1 }]);
+    cluster.run_slots(2);
+    assert_eq!((cluster.balance(0, 0), cluster.balance(0, 1)), (990, 1_010));
+    assert_eq!(cluster.core(0).pending_payments(), 0);
+}
+
+#[test]
+fn three_validators_commit_a_block_in_every_slot_and_agree() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    let height = cluster.height(0);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(2, &[pay]);
+    cluster.run_slots(10);
+    assert!(cluster.agree());
+    assert_eq!(cluster.height(1), height + 10);
+    assert!((0..3).all(|node| cluster.balance(node, 1) == 1_010));
+}
+
+#[test]
+fn a_resubmission_tells_how_many_nodes_have_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.run(500);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(0, &[pay]);
+    let again = cluster.ask(0, &[pay]);
+    assert_eq!(again, [Verdict::Known { copies: 3 }]);
+    assert_eq!(cluster.core(1).pending_copies(&pay.id(&cluster.genesis.id())), 3);
+    cluster.run_slots(2);
+    assert_eq!(cluster.ask(0, &[pay]), [Verdict::Refused(Refusal::SequenceUsed)]);
+}
+
+#[test]
+fn refuses_what_can_be_known_at_once() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let genesis = cluster.genesis.clone();
+    let good = payment(&genesis, 0, 1, 0, 10).body();
+    let sign = |body: zeni_ledger::payment::PaymentBody| body.with_signature(SignatureBytes([0; 64]));
+    let now_s = (cluster.now.0 / 1_000) as u32;
+    let cases = [
+        (
+            sign(zeni_ledger::payment::PaymentBody { network: 8, ..good }),
+            Refusal::WrongNetwork { found: 8, expected: 7 },
+        ),
+        (sign(zeni_ledger::payment::PaymentBody { valid_until: now_s - 1, ..good }), Refusal::Expired),
+        (
+            sign(zeni_ledger::payment::PaymentBody { valid_until: now_s + 7_300, ..good }),
+            Refusal::ValidUntilTooFar { validity_max_s: 7_200 },
+        ),
+        (sign(zeni_ledger::payment::PaymentBody { flags: 4, ..good }), Refusal::UnknownFlags { flags: 4 }),
+        (sign(zeni_ledger::payment::PaymentBody { to: account(0), ..good }), Refusal::ToSelf),
+        (sign(zeni_ledger::payment::PaymentBody { to: AccountId([1; 32]), ..good }), Refusal::UnknownReceiver),
+        (sign(zeni_ledger::payment::PaymentBody { from: AccountId([1; 32]), ..good }), Refusal::UnknownAccount),
+        (sign(zeni_ledger::payment::PaymentBody { token: zeni_ledger::TokenId(2), ..good }), Refusal::UnknownToken),
+        (payment(&genesis, 0, 1, 0, 0), Refusal::ZeroAmount),
+        (payment(&genesis, 0, 1, 128, 1), Refusal::SequenceOutOfWindow),
+    ];
+    for (bad, refusal) in cases {
+        assert_eq!(cluster.ask(0, &[bad]), [Verdict::Refused(refusal)]);
+    }
+    assert_eq!(cluster.core(0).pending_payments(), 0);
+}
+
+#[test]
+fn one_bad_payment_costs_its_neighbours_nothing() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let genesis = cluster.genesis.clone();
+    let (first, bad, last) =
+        (payment(&genesis, 0, 1, 0, 1), payment(&genesis, 2, 1, 500, 1), payment(&genesis, 3, 1, 0, 1));
+    let verdicts = cluster.ask(0, &[first, bad, last]);
+    let taken = Verdict::Accepted { copies: 1 };
+    assert_eq!(verdicts, [taken, Verdict::Refused(Refusal::SequenceOutOfWindow), taken]);
+}
+
+#[test]
+fn a_second_payment_of_one_sequence_is_told_who_uses_it() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let (first, second) = (payment(&cluster.genesis, 0, 1, 0, 1), payment(&cluster.genesis, 0, 2, 0, 1));
+    let by = first.id(&cluster.genesis.id());
+    assert_eq!(cluster.ask(0, &[first]), [Verdict::Accepted { copies: 1 }]);
+    assert_eq!(cluster.ask(0, &[second]), [Verdict::Refused(Refusal::SequencePending { by })]);
+}
+
+#[test]
+fn a_full_disk_refuses_and_takes_again_when_there_is_room() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 1);
+    cluster.give(0, Input::DiskFull(true));
+    assert_eq!(cluster.ask(0, &[pay]), [Verdict::Refused(Refusal::DiskFull)]);
+    cluster.give(0, Input::DiskFull(false));
+    assert_eq!(cluster.ask(0, &[pay]), [Verdict::Accepted { copies: 1 }]);
+}
+
+#[test]
+fn the_survivor_of_three_fills_every_slot() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.run_slots(12);
+    let height = cluster.height(0);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(0, &[pay]);
+    cluster.run_slots(20);
+    assert_eq!(cluster.height(0), height + 20);
+    assert_eq!(cluster.balance(0, 1), 1_010);
+    cluster.boot(1);
+    cluster.boot(2);
+    cluster.run_slots(5);
+    assert!(cluster.agree());
+    assert!((0..3).all(|node| cluster.mode(node) == Mode::Active));
+}
+
+#[test]
+fn both_sides_of_a_partition_go_on_and_the_heavier_chain_wins_with_nothing_lost() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    cluster.cut(0, 2);
+    cluster.cut(1, 2);
+    let genesis = cluster.genesis.clone();
+    cluster.ask(0, &[payment(&genesis, 0, 5, 0, 10)]);
+    cluster.ask(2, &[payment(&genesis, 1, 5, 0, 20)]);
+    // Both sides are paid by the same sequence of account 2: one of the two must win everywhere.
+    cluster.ask(0, &[payment(&genesis, 2, 5, 0, 100)]);
+    cluster.ask(2, &[payment(&genesis, 2, 6, 0, 100)]);
+    cluster.run_slots(20);
+    assert_eq!((cluster.balance(0, 5), cluster.balance(2, 5), cluster.balance(2, 6)), (1_110, 1_020, 1_100));
+    cluster.heal();
+    cluster.run_slots(5);
+    assert!(cluster.agree());
+    assert_eq!((cluster.balance(2, 5), cluster.balance(2, 6)), (1_130, 1_000));
+    let reorganised = cluster.nodes[2].events.iter().any(|event| match event {
+        Event::Chain(change) => !change.undone.is_empty() && !change.requeued.is_empty(),
+        _ => false,
+    });
+    assert!(reorganised, "the lighter side takes its blocks back and re-queues their batches");
+}
+
+#[test]
+fn a_restarted_node_keeps_what_it_accepted() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(0, &[pay]);
+    cluster.kill(0);
+    cluster.boot(0);
+    cluster.run_slots(3);
+    assert_eq!(cluster.balance(0, 1), 1_010);
+}
+
+#[test]
+fn a_restarted_node_waits_to_hear_everyone_or_a_minute() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    (0..3).for_each(|node| cluster.kill(node));
+    cluster.boot(0);
+    cluster.run(59_000);
+    assert_eq!(cluster.mode(0), Mode::Joining);
+    let height = cluster.height(0);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    assert_eq!(cluster.ask(0, &[pay]), [Verdict::Accepted { copies: 1 }], "it takes payments meanwhile");
+    cluster.run(5_000);
+    assert_eq!(cluster.mode(0), Mode::Active);
+    assert!(cluster.height(0) > height);
+}
+
+#[test]
+fn a_paused_node_joins_anew() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(2);
+    let before = cluster.nodes[0].events.len();
+    cluster.now = cluster.now + 20_000;
+    cluster.give(0, Input::Tick);
+    let modes: Vec<Mode> = cluster.nodes[0].events[before..]
+        .iter()
+        .filter_map(|event| if let Event::Mode(mode) = event { Some(*mode) } else { None })
+        .collect();
+    assert_eq!(modes, [Mode::Joining, Mode::Syncing, Mode::Active], "alone in its ledger it has nobody to wait for");
+}
+
+#[test]
+fn no_slot_is_signed_twice_across_a_restart() {
+    let mut cluster = Cluster::start(1);
+    cluster.run(INTERVAL_MS + 300);
+    let slot = cluster.core(0).status().slot;
+    cluster.kill(0);
+    // The block was lost with the log's tail, the safety record was not.
+    cluster.nodes[0].disk.blocks.clear();
+    cluster.boot(0);
+    cluster.run(300);
+    assert_eq!(cluster.height(0), 0, "slot {slot} stays empty");
+    cluster.run_slots(1);
+    assert_eq!(cluster.core(0).status().slot, slot + 1);
+}
+
+#[test]
+fn a_node_without_its_safety_record_only_follows() {
+    let mut cluster = Cluster::start(2);
+    cluster.run_slots(2);
+    cluster.kill(1);
+    cluster.nodes[1].disk = cluster::Disk::default();
+    cluster.boot(1);
+    cluster.run_slots(80);
+    assert_eq!(cluster.mode(1), Mode::FollowOnly);
+    assert!(cluster.agree() && cluster.height(1) > 70);
+    let proposed = cluster.nodes[1].events.iter().rev().take_while(|event| !matches!(event, Event::Mode(_)));
+    assert!(!proposed.into_iter().any(|event| matches!(event, Event::Proposed { .. })));
+}
+
+#[test]
+fn a_node_that_hears_its_live_twin_stops() {
+    let mut cluster = Cluster::start(2);
+    cluster.run_slots(2);
+    let mine = cluster.core(0).status();
+    let mut twin = mine.clone();
+    twin.boot += 77;
+    cluster.give(0, Input::Message { from: from(1), message: Message::Status(twin.clone()) });
+    assert!(cluster.is_up(0), "an old status of an earlier boot proves nothing");
+    twin.echoes = vec![(ValidatorIndex(0), mine.nonce)];
+    cluster.give(0, Input::Message { from: from(1), message: Message::Status(twin.clone()) });
+    assert_eq!(cluster.nodes[0].halted, Some(HaltReason::TwinFound { boot: twin.boot }));
+}
+
+/// A block on validator 0's head, signed by `proposer` for the next slot in which it has `rank`.
+fn forged(cluster: &Cluster, proposer: u16, change: fn(&mut BlockHeader)) -> Arc<Block> {
+    let status = cluster.core(0).status();
+    let slot = cluster.genesis.slot_at(cluster.now.0) + 1;
+    let schedule = zeni_consensus::schedule::Schedule::new(&cluster.genesis);
+    let mut header = BlockHeader {
+        proposer: ValidatorIndex(proposer),
+        rank: schedule.rank(slot, ValidatorIndex(proposer)).unwrap(),
+        height: status.height + 1,
+        slot,
+        parent: status.head,
+        transactions_root: transactions_root(&[]),
+        state_root: StateRoot([1; 32]),
+        receipts_root: ReceiptsRoot([2; 32]),
+        receipts: 0,
+    };
+    change(&mut header);
+    Arc::new(Block::sign(header, Vec::new(), &validator_key(proposer), &cluster.genesis.id()))
+}
+
+fn give_block(cluster: &mut Cluster, block: &Arc<Block>) {
+    cluster.give(0, Input::Message { from: from(1), message: Message::Block(block.clone()) });
+}
+
+#[test]
+fn a_block_with_false_roots_is_found_out_and_the_chain_goes_on() {
+    let mut cluster = Cluster::start(2);
+    cluster.run_slots(2);
+    let root = cluster.core(0).state().root();
+    let block = forged(&cluster, 1, |_| {});
+    cluster.now = zeni_consensus::Millis(cluster.genesis.slot_time_ms(block.header.slot));
+    give_block(&mut cluster, &block);
+    let id = block.id(&cluster.genesis.id());
+    let found =
+        cluster.nodes[0].events.iter().any(|event| matches!(event, Event::InvalidBlock { block, .. } if *block == id));
+    assert!(found);
+    assert_eq!(cluster.core(0).state().root(), root);
+    let height = cluster.height(0);
+    cluster.run_slots(4);
+    assert!(cluster.height(0) >= height + 3);
+}
+
+#[test]
+fn blocks_of_wrong_rank_signature_or_place_are_misbehaviour() {
+    let changes: [fn(&mut BlockHeader); 4] = [
+        |header| header.rank ^= 1,
+        |header| header.proposer.0 = 7,
+        |header| header.proposer.0 ^= 1,
+        |header| header.height += 1,
+    ];
+    for change in changes {
+        let mut cluster = Cluster::start(2);
+        cluster.run_slots(2);
+        let block = forged(&cluster, 1, change);
+        cluster.now = zeni_consensus::Millis(cluster.genesis.slot_time_ms(block.header.slot));
+        give_block(&mut cluster, &block);
+        let counted = cluster.nodes[0].events.iter().any(|event| matches!(event, Event::Misbehaviour { .. }));
+        assert!(counted, "{:?}", block.header);
+    }
+}
+
+#[test]
+fn a_block_is_held_until_its_slot_begins() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(2);
+    let mut other = Cluster::start(1);
+    other.run_slots(6);
+    let block = other.nodes[0].disk.blocks[2].clone();
+    for earlier in &other.nodes[0].disk.blocks[..2] {
+        give_block(&mut cluster, earlier);
+    }
+    cluster.now = zeni_consensus::Millis(cluster.genesis.slot_time_ms(block.header.slot) - 501);
+    let height = cluster.height(0);
+    let mut node = cluster;
+    give_block(&mut node, &block);
+    assert_eq!(node.height(0), height);
+    node.now = zeni_consensus::Millis(node.genesis.slot_time_ms(block.header.slot) - 500);
+    node.give(0, Input::Tick);
+    assert_eq!(node.core(0).status().head, block.id(&node.genesis.id()));
+}
+
+#[test]
+fn two_blocks_of_one_proposer_for_one_slot_are_evidence() {
+    let mut cluster = Cluster::start(2);
+    cluster.run_slots(2);
+    let (one, two) =
+        (forged(&cluster, 1, |_| {}), forged(&cluster, 1, |header| header.state_root = StateRoot([9; 32])));
+    cluster.now = zeni_consensus::Millis(cluster.genesis.slot_time_ms(one.header.slot));
+    give_block(&mut cluster, &one);
+    give_block(&mut cluster, &two);
+    let seen = |event: &Event| matches!(event, Event::Equivocation { proposer: ValidatorIndex(1), .. });
+    assert!(cluster.nodes[0].events.iter().any(seen));
+}
+
+#[test]
+fn a_batch_that_no_live_peer_confirmed_waits() {
+    let mut cluster = Cluster::start(2);
+    cluster.run_slots(2);
+    // Validator 1 is live but gets nothing: its link drops batches for a while.
+    cluster.cut(0, 1);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(0, &[pay]);
+    cluster.run_slots(4);
+    assert_eq!(cluster.balance(0, 1), 1_000, "heard within ten seconds, so still awaited");
+    cluster.run_slots(10);
+    assert_eq!(cluster.balance(0, 1), 1_010, "nobody is live any more");
+}
+
+#[test]
+fn a_node_that_was_away_fetches_what_it_missed() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    cluster.kill(2);
+    for round in 0..40u64 {
+        let pay = payment(&cluster.genesis, (round % 10) as u8, 11, round / 10, 1);
+        cluster.ask(0, &[pay]);
+        cluster.run_slots(3);
+    }
+    assert!(cluster.height(0) > 100);
+    cluster.boot(2);
+    cluster.run_slots(4);
+    assert!(cluster.agree());
+    assert_eq!(cluster.balance(2, 11), 1_040);
+    assert_eq!(cluster.mode(2), Mode::Active);
+}
+
+#[test]
+fn a_checkpoint_holds_each_account_as_it_was_there() {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(1);
+    for sequence in 0..12 {
+        let pay = payment(&cluster.genesis, 0, 1, sequence, 1);
+        cluster.ask(0, &[pay]);
+        cluster.run_slots(1);
+    }
+    let node = &mut cluster.nodes[0];
+    let core = node.core.as_mut().unwrap();
+    let head = core.status().height;
+    for depth in [8, 5, 0] {
+        let delta = core.checkpoint(depth, &node.disk).unwrap().unwrap();
+        assert_eq!(delta.height, head - depth);
+        let mut state = cluster.genesis.state(&cluster.file).unwrap();
+        for account in delta.accounts {
+            assert!(state.replace(account));
+        }
+        if depth != 8 {
+            // Later deltas hold only what changed since; both accounts did.
+            assert_eq!(state.token_sums()[&cluster::TOKEN], 0);
+        }
+        let block = node.disk.block_ids[&delta.to].clone();
+        assert_eq!(state.commit(), block.header.state_root, "depth {depth}");
+    }
+    assert_eq!(core.checkpoint(0, &node.disk).unwrap(), None);
+}
+
+#[test]
+fn a_follower_executes_what_it_is_told_and_follows_a_reorganisation() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    let recovered = zeni_consensus::Recovered {
+        state: cluster.genesis.state(&cluster.file).unwrap(),
+        checkpoint: cluster.genesis.block_id(),
+        checkpoint_height: 0,
+        blocks: Vec::new(),
+        batches: Vec::new(),
+        safety: None,
+    };
+    let (mut follower, _) = Follower::recover(cluster.genesis.clone(), recovered, cluster.now).unwrap();
+    let mut disk = cluster::Disk::default();
+    cluster.cut(0, 2);
+    cluster.cut(1, 2);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(2, &[pay]);
+    cluster.run_slots(14);
+    feed(&mut follower, &mut disk, &cluster, 2);
+    assert_eq!(follower.head().0, cluster.core(2).status().head);
+    cluster.heal();
+    cluster.run_slots(4);
+    feed(&mut follower, &mut disk, &cluster, 0);
+    assert_eq!(follower.head().0, cluster.core(0).status().head);
+    assert_eq!(follower.state().root(), cluster.core(0).state().root());
+}
+
+/// Lets a follower talk to one node until nothing more is said.
+fn feed(follower: &mut Follower, disk: &mut cluster::Disk, cluster: &Cluster, node: u16) {
+    let index = ValidatorIndex(node);
+    let mut inputs = vec![
+        Input::Connected(index),
+        Input::Message { from: from(node), message: Message::Status(cluster.core(node).status()) },
+    ];
+    let source = &cluster.nodes[usize::from(node)].disk;
+    for _ in 0..10_000 {
+        let input = if inputs.is_empty() { Input::Tick } else { inputs.remove(0) };
+        let idle = matches!(input, Input::Tick);
+        let mut said = false;
+        for effect in follower.step(cluster.now, input, disk) {
+            match effect {
+                Effect::Append(zeni_consensus::Record::Batch(batch)) => {
+                    disk.batches.insert(batch.digest(), batch);
+                }
+                Effect::Append(zeni_consensus::Record::Block(block)) => {
+                    disk.block_ids.insert(block.id(&cluster.genesis.id()), block);
+                }
+                Effect::AppendUndo { block, undo, .. } => {
+                    disk.undos.insert(block, undo);
+                }
+                Effect::Send { message, .. } => {
+                    said = true;
+                    inputs.extend(answer(&message, source, cluster, node));
+                }
+                _ => {}
+            }
+        }
+        if idle && !said && inputs.is_empty() {
+            return;
+        }
+    }
+    panic!("the follower never came to rest");
+}
+
+fn answer(message: &Message, source: &cluster::Disk, cluster: &Cluster, node: u16) -> Vec<Input> {
+    let wrap = |message| Input::Message { from: from(node), message };
+    match message {
+        Message::FetchBatches(digests) => {
+            digests.iter().map(|digest| wrap(Message::Batch(source.batches[digest].clone()))).collect()
+        }
+        Message::FetchBlocks { locator } => {
+            let core = cluster.core(node);
+            let common =
+                (0..=core.status().height).rev().find(|height| locator.contains(&core.block_at(*height).unwrap()));
+            let heights = common.unwrap() + 1..=core.status().height;
+            let blocks =
+                heights.map(|height| source.block_ids[&core.block_at(height).unwrap()].clone()).take(7).collect();
+            vec![wrap(Message::Blocks(blocks))]
+        }
+        other => panic!("a follower does not say {other:?}"),
+    }
+}
