@@ -47,8 +47,8 @@ pub(crate) struct Replica {
     /// The last block of the last answer: where the next question begins while answers bring something new. (A branch
     /// that is lighter than the tip until its last blocks are here would be asked for from its fork again and again.)
     resume: Option<BlockId>,
-    /// Where the last question began.
-    asked_from: BlockId,
+    /// How high the answers of this conversation have reached.
+    reached: u64,
     /// Whether fork choice may have something to do.
     changed: bool,
     mutation: Mutation,
@@ -69,7 +69,7 @@ impl Replica {
             seen: BTreeMap::new(),
             tip,
             resume: None,
-            asked_from: tip,
+            reached: 0,
             changed: true,
             mutation,
         }
@@ -236,11 +236,12 @@ impl Replica {
         for block in blocks {
             self.receive_block(now, Some(from), block, out);
         }
-        let height = |id: &BlockId| self.chain.tree().node(id).map(|node| node.height);
-        let risen = last.filter(|last| height(last) > height(&self.asked_from));
+        let height = last.and_then(|last| self.chain.tree().node(&last)).map_or(0, |node| node.height);
+        let risen = last.filter(|_| height > self.reached);
         // An answer that leads nowhere leaves the question open: it is asked again after its timeout.
         if risen.is_some() && self.block_sync.answered(from) {
             self.resume = risen;
+            self.reached = height;
             self.ask_blocks(now, out);
         }
     }
@@ -355,8 +356,10 @@ impl Replica {
             return;
         };
         if self.block_sync.ask(peer, now) {
-            let from = self.resume.take().filter(|id| self.chain.tree().contains(id)).unwrap_or(self.tip);
-            self.asked_from = from;
+            let from = self.resume.take().unwrap_or_else(|| {
+                self.reached = 0;
+                self.tip
+            });
             let locator = self.chain.tree().locator(from, LOCATOR_MAX);
             out.push(send(peer, Message::FetchBlocks { locator }));
         }
