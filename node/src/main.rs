@@ -1,1 +1,94 @@
-fn main() {}
+//! The `node` command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use zeni_node::node::Failure;
+use zeni_node::run::RunError;
+use zeni_node::{Setup, clock, init, readmit, run, telemetry};
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// Config, genesis and key do not go together; also what clap says of wrong arguments.
+const MISCONFIGURED: u8 = 2;
+/// Stopped for good: an operator must act before another start makes sense.
+const HALTED: u8 = 3;
+
+/// The ledger node. Exit codes: 0 done, 1 failed, 2 misconfigured, 3 halted for good.
+#[derive(Debug, Parser)]
+#[command(name = "node", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the data directory that the config names.
+    Init {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run the node until SIGTERM.
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+        /// Only read and check config, genesis and key.
+        #[arg(long)]
+        check_config: bool,
+    },
+    /// Let a validator that lost its safety record sign again, above every slot that it can have signed.
+    Readmit {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Init { config } => with_setup(&config, |setup| {
+            init::init(&setup).map_err(failed)?;
+            println!("{} now holds the ledger {}", setup.config.data.display(), setup.genesis.id());
+            Ok(())
+        }),
+        Command::Run { config, check_config: true } => with_setup(&config, |setup| {
+            println!("{} is in order: validator {} of {}", config.display(), setup.me, setup.genesis.id());
+            Ok(())
+        }),
+        Command::Run { config, check_config: false } => with_setup(&config, |setup| {
+            telemetry::start_logs(&setup.config.log).map_err(|error| (MISCONFIGURED, error.to_string()))?;
+            run::run(setup).map_err(|error| match error {
+                RunError::Failure(Failure::Halted(_)) => (HALTED, error.to_string()),
+                other => failed(other),
+            })
+        }),
+        Command::Readmit { config } => with_setup(&config, |setup| {
+            let record = readmit::readmit(&setup, clock::now()).map_err(failed)?;
+            println!(
+                "re-admitted: this validator signs blocks again for slots above {}; make sure that no other node runs \
+                 with its key",
+                record.last_signed_slot
+            );
+            Ok(())
+        }),
+    }
+}
+
+/// What to exit with, and what to say.
+type Exit = (u8, String);
+
+fn failed(error: impl std::error::Error) -> Exit {
+    (FAILED, error.to_string())
+}
+
+fn with_setup(config: &std::path::Path, command: impl FnOnce(Setup) -> Result<(), Exit>) -> ExitCode {
+    let done = Setup::load(config).map_err(|error| (MISCONFIGURED, error.to_string())).and_then(command);
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, text)) => {
+            eprintln!("node: {text}");
+            ExitCode::from(code)
+        }
+    }
+}

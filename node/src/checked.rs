@@ -1,0 +1,44 @@
+//! Verification's results on their way to the core.
+
+use metrics::counter;
+use zeni_consensus::{Input, Message};
+
+use crate::core_queue::{CoreSender, Task};
+use crate::verify::work::{BatchVerdict, Checked};
+
+/// Hands one result on: good payments and batches to the core, evidence too; the rest is counted.
+pub fn deliver(checked: Checked, core: &CoreSender) {
+    match checked {
+        Checked::Submission { pending, good, bad } => {
+            count_signatures(good.len(), bad);
+            if bad > 0 {
+                counter!("zeni_misbehaviour_total", "kind" => "bad_signature").increment(1);
+            }
+            if good.is_empty() {
+                pending.answer(Vec::new());
+            } else {
+                core.bulk(Task::Submission { pending, payments: good }, None);
+            }
+        }
+        Checked::Batch { from, verdict, payments, permit } => match verdict {
+            BatchVerdict::Verified(batch) => {
+                count_signatures(payments, 0);
+                let message = Message::Batch(batch);
+                core.bulk(Task::Step(Input::Message { from, message }), Some(permit));
+            }
+            BatchVerdict::BadPayment { author, digest, bad } => {
+                count_signatures(payments - bad, bad);
+                core.control(Task::Step(Input::BadBatch { author, digest }), Some(permit));
+            }
+            BatchVerdict::BadAuthor => {
+                counter!("zeni_misbehaviour_total", "kind" => "bad_author").increment(1);
+                tracing::warn!(?from, "a batch that its author did not sign");
+            }
+        },
+    }
+}
+
+fn count_signatures(good: usize, bad: usize) {
+    counter!("zeni_verify_signatures_total", "result" => "good").increment(good as u64);
+    counter!("zeni_verify_signatures_total", "result" => "bad").increment(bad as u64);
+}

@@ -1,0 +1,112 @@
+//! Messages of validators and followers on their way in: who may say what, and where it goes.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use zeni_consensus::{Input, Message, Peer, Status};
+use zeni_ledger::{Batch, BatchDigest, VerifiedBatch};
+
+use crate::config::Limits;
+use crate::core_queue::Task;
+use crate::links::kind;
+use crate::services::Services;
+use crate::verify::work::{Suspicion, What, Work};
+
+/// Requests for batches of one connection that wait to be served, at most. Further ones are not served; who asked asks
+/// again or elsewhere after a while.
+pub const FETCHES_MAX: usize = 64;
+
+/// What a connection's readers share.
+#[derive(Debug)]
+pub struct Inbound {
+    peer: Peer,
+    suspicion: Suspicion,
+    /// Room for messages, and for batches, that are on their way to the core.
+    messages: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
+    fetches: mpsc::Sender<Vec<BatchDigest>>,
+}
+
+/// Why a connection is closed for what it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Offence {
+    /// A follower sent what only validators may send.
+    #[error("a follower may not send a {0}")]
+    NotForFollowers(&'static str),
+    /// A validator sent another one's status.
+    #[error("a status of another validator than the sender")]
+    ForeignStatus,
+    /// The connection leads back to this very process.
+    #[error("the connection leads to this process itself")]
+    Myself,
+}
+
+impl Offence {
+    /// A stable code for metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NotForFollowers(_) => "not_for_followers",
+            Self::ForeignStatus => "foreign_status",
+            Self::Myself => "myself",
+        }
+    }
+}
+
+impl Inbound {
+    /// Also returns where requests for batches are to be served from.
+    pub fn new(peer: Peer, limits: &Limits) -> (Self, mpsc::Receiver<Vec<BatchDigest>>) {
+        let (fetches, receiver) = mpsc::channel(FETCHES_MAX);
+        let (messages, batches) = (Semaphore::new(limits.peer_messages), Semaphore::new(limits.peer_batches));
+        let (messages, batches) = (Arc::new(messages), Arc::new(batches));
+        (Self { peer, suspicion: Suspicion::default(), messages, batches, fetches }, receiver)
+    }
+
+    /// Takes one message. Waits while too many of this connection are on their way: then its peer must wait too.
+    pub async fn take(&self, message: Message<Batch>, services: &Services) -> Result<(), Offence> {
+        metrics::counter!("zeni_peer_messages_total", "kind" => kind(&message), "direction" => "in").increment(1);
+        if !self.admits(&message, services)? {
+            return Ok(());
+        }
+        if let Message::FetchBatches(digests) = message {
+            if self.fetches.try_send(digests).is_err() {
+                metrics::counter!("zeni_fetches_dropped_total").increment(1);
+            }
+            return Ok(());
+        }
+        match message.try_map_batch(Err::<VerifiedBatch, Batch>) {
+            Ok(message) => {
+                let permit = acquire(&self.messages).await;
+                services.core.control(Task::Step(Input::Message { from: self.peer, message }), Some(permit));
+            }
+            Err(batch) => {
+                let permit = acquire(&self.batches).await;
+                let what = What::Batch { from: self.peer, batch, permit };
+                services.verify.send(Work { what, suspicion: self.suspicion.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this peer's message goes on; an offence closes the connection.
+    fn admits(&self, message: &Message<Batch>, services: &Services) -> Result<bool, Offence> {
+        let Peer::Validator(sender) = self.peer else {
+            return match message {
+                Message::FetchBlocks { .. } | Message::FetchAncestors { .. } | Message::FetchBatches(_) => Ok(true),
+                other => Err(Offence::NotForFollowers(kind(other))),
+            };
+        };
+        match message {
+            Message::Status(Status { validator, .. }) if *validator != sender => Err(Offence::ForeignStatus),
+            Message::Status(Status { validator, boot, .. }) if *validator == services.me && *boot == services.boot => {
+                Err(Offence::Myself)
+            }
+            Message::Status(_) => Ok(true),
+            // Under this node's own key speaks a twin: the core must see its statuses, and nothing else of it.
+            _ => Ok(sender != services.me),
+        }
+    }
+}
+
+async fn acquire(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(room).acquire_owned().await.expect("nobody closes these semaphores")
+}
