@@ -30,6 +30,14 @@ pub(crate) const BLOCKS_PER_SLOT_MAX: usize = 4;
 /// Slots behind the head for which it is remembered who proposed what.
 const SEEN_SLOTS: u64 = 1_024;
 
+/// A block whose slot has not begun, and who sent it.
+#[derive(Debug)]
+struct Held {
+    id: BlockId,
+    block: Arc<Block>,
+    from: Option<ValidatorIndex>,
+}
+
 /// The part of a core that needs no vote.
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -40,7 +48,7 @@ pub(crate) struct Replica {
     fetcher: Fetcher,
     block_sync: BlockSync,
     orphans: BTreeMap<BlockId, (Arc<Block>, Option<ValidatorIndex>)>,
-    held: BTreeMap<(u64, ValidatorIndex), (BlockId, Arc<Block>, Option<ValidatorIndex>)>,
+    held: BTreeMap<(u64, ValidatorIndex), Held>,
     seen: BTreeMap<(u64, ValidatorIndex), Vec<BlockId>>,
     /// The heaviest known block, complete or not: where a new question for blocks begins.
     tip: BlockId,
@@ -99,7 +107,7 @@ impl Replica {
     /// Keeps a block until its slot begins: one of each proposer and slot, the nearest slots if there are too many.
     fn hold(&mut self, id: BlockId, block: Arc<Block>, from: Option<ValidatorIndex>, out: &mut Vec<Effect>) {
         let (slot, proposer) = (block.header.slot, block.header.proposer);
-        let first = self.held.entry((slot, proposer)).or_insert((id, block, from)).0;
+        let first = self.held.entry((slot, proposer)).or_insert(Held { id, block, from }).id;
         if first != id {
             out.push(Effect::Event(Event::Equivocation { proposer, slot, first, second: id }));
         }
@@ -326,7 +334,7 @@ impl Replica {
             if self.begins(key.0) > now.0 + CLOCK_TOLERANCE_MS {
                 break;
             }
-            let (id, block, from) = self.held.remove(&key).expect("the first one is there");
+            let Held { id, block, from } = self.held.remove(&key).expect("the first one is there");
             self.take(now, from, id, block, out);
         }
     }

@@ -20,7 +20,8 @@ pub struct Account {
     first_token: TokenId,
     /// The block execution that touched it last, so that its undo entry is taken once. Not part of its value.
     pub(crate) touched: u32,
-    /// Further holdings by rising token, none zero.
+    /// Further holdings by rising token, none zero. Boxed twice, so that the usual account spends 8 bytes on it.
+    #[allow(clippy::box_collection)]
     further: Option<Box<Vec<(TokenId, Balance)>>>,
 }
 
