@@ -364,6 +364,9 @@ impl Replica {
             return;
         };
         if self.block_sync.ask(peer, now) {
+            if self.tip_weight() < self.chain.head_node().weight {
+                self.tip = self.chain.head();
+            }
             let from = self.resume.take().unwrap_or_else(|| {
                 self.reached = 0;
                 self.tip
