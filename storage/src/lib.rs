@@ -8,31 +8,48 @@
 //!
 //! Everything but sled does its I/O through [`Files`], so that the simulator can lose, tear and flip it.
 
+mod checkpoint;
 mod clean_stop;
+mod delta;
 mod disk;
 mod error;
 mod examine;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod frame;
+mod heaviest;
 mod identity;
+pub mod index;
 mod memory;
+mod overlay;
 mod reader;
+mod recovery;
 mod repair;
 mod safety;
 mod segment;
+mod sled_overlay;
 mod slot;
 mod store;
 mod stream;
 mod syncer;
+mod verification;
 
+pub use checkpoint::{Checkpoint, Interrupted};
 pub use disk::{DiskFile, DiskFiles, LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 pub use error::{Damage, DamageKind, StorageError, Subject, TornTail};
 pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
 pub use identity::identity;
 pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};
+pub use overlay::{FileOverlay, Head, Overlay};
 pub use reader::Reader;
+pub use recovery::{Discarded, Recovery, RecoveryReport, Start, recover, recover_disk};
 pub use safety::SafetyFile;
+pub use sled_overlay::SledOverlay;
 pub use store::{Missing, Opened, Store};
 pub use stream::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_MAX};
 pub use syncer::Syncer;
+pub use verification::{
+    CHECK_BATCHES_MAX, DamagedPlace, Transactions, Verification, VerifyError, check_serially, verify,
+};

@@ -1,6 +1,6 @@
 //! The log and the undo log of one data directory, and its single writer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 
@@ -214,9 +214,4 @@ fn missing(opened: &Opened, index: &Index, genesis_block: BlockId) -> Missing {
     let listed = opened.blocks.iter().flat_map(|block| &block.digests);
     let batches = listed.filter(|digest| !index.batches.contains_key(*digest)).copied().collect();
     Missing { blocks: parents, batches }
-}
-
-/// Stored blocks by id, for walking along their parents.
-pub(crate) fn blocks_by_id(opened: &Opened) -> HashMap<BlockId, &Arc<Block>> {
-    opened.block_ids.iter().copied().zip(&opened.blocks).collect()
 }
