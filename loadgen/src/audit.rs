@@ -1,0 +1,220 @@
+//! After the storm: are all payments in the chain, do all nodes hold the same, is the receiver's balance right?
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeni_ledger::{Account, AccountId};
+use zeni_schemas::request::{AccountInfo, Reply, Request};
+
+use crate::book::Book;
+use crate::delivery::Failure;
+use crate::faults::{Scene, node_info};
+use crate::follow;
+use crate::link::Link;
+use crate::plan::{Plan, TOKEN};
+use crate::process::ProcessError;
+
+/// Between two looks at all nodes.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a question is put again whose answer was lost.
+const ATTEMPTS: usize = 5;
+
+/// Where a node stood at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    pub node: String,
+    pub height: u64,
+    pub block: String,
+    pub state_root: String,
+}
+
+/// What `node verify` prints of a stopped node's data. Fields beyond these are left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    #[serde(default)]
+    pub node: String,
+    pub height: u64,
+    pub block: String,
+    pub state_root: String,
+    /// Payments applied, rejected and skipped in the whole chain, and applied ones that differ from each other.
+    pub applied: u64,
+    pub rejected: u64,
+    pub skipped: u64,
+    pub distinct: u64,
+    /// Each token's sum, as the node prints it: all must be zero.
+    pub sums: serde_json::Value,
+}
+
+impl Verified {
+    /// Whether every token sums to zero.
+    pub fn sums_are_zero(&self) -> bool {
+        fn zero(value: &serde_json::Value) -> bool {
+            match value {
+                serde_json::Value::Object(fields) => fields.values().all(zero),
+                serde_json::Value::Array(entries) => entries.iter().all(|entry| match entry.get("sum") {
+                    Some(sum) => zero(sum),
+                    None => zero(entry),
+                }),
+                serde_json::Value::Number(number) => number.as_i64() == Some(0),
+                serde_json::Value::String(text) => text == "0",
+                serde_json::Value::Null | serde_json::Value::Bool(_) => false,
+            }
+        }
+        zero(&self.sums)
+    }
+}
+
+/// How the storm settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    pub states: Vec<NodeState>,
+    pub equal: bool,
+    /// When all of it was true for the first time, in microseconds from the start of the storm.
+    pub at_us: u64,
+}
+
+/// Why an audit could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("{node} does not answer: {failure}")]
+    Silent { node: String, failure: Failure },
+    #[error("{node} answers with an account that cannot be read: {what}")]
+    Account { node: String, what: String },
+    #[error("node verify on {node}: {error}")]
+    Verify { node: String, error: ProcessError },
+    #[error("node verify on {node} prints what cannot be read: {error}")]
+    Output { node: String, error: serde_json::Error },
+}
+
+/// Waits until every acknowledged payment is in the chain that is tracked, and all nodes stand at the same block behind
+/// it; or until `deadline` has passed. Then gives what it saw last.
+pub async fn settle(scene: &Scene, book: &Book, deadline: tokio::time::Instant) -> Settled {
+    loop {
+        let states = states(scene).await;
+        let at_us = scene.clock.now_us();
+        let equal = all_equal(&states, scene.links.len());
+        let head = follow::with(&scene.tracker, |tracker| tracker.head().height);
+        // The tracker's head may be a block behind the nodes: what it has listed is then all in a prefix of theirs.
+        let behind = states.iter().all(|state| state.height >= head);
+        let (_, accepted, _, included) = book.counts();
+        let complete = included >= accepted && book.tally().missing == 0;
+        if equal && behind && complete || tokio::time::Instant::now() >= deadline {
+            return Settled { states, equal, at_us };
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether all of `nodes` nodes answered, and the same.
+pub fn all_equal(states: &[NodeState], nodes: usize) -> bool {
+    let same = |state: &NodeState, other: &NodeState| {
+        (state.height, &state.block, &state.state_root) == (other.height, &other.block, &other.state_root)
+    };
+    states.len() == nodes && states.windows(2).all(|pair| same(&pair[0], &pair[1]))
+}
+
+/// Asks every node where it stands, all at once; those that do not answer are left out.
+async fn states(scene: &Scene) -> Vec<NodeState> {
+    let mut asking = tokio::task::JoinSet::new();
+    for (place, link) in scene.links.iter().cloned().enumerate() {
+        asking.spawn(async move { (place, node_info(&link, LOOK_DEADLINE).await, link.node.name.clone()) });
+    }
+    let mut found = Vec::new();
+    while let Some(Ok((place, info, node))) = asking.join_next().await {
+        if let Ok(info) = info {
+            let (block, state_root) = (info.head.to_string(), info.state_root.to_string());
+            found.push((place, NodeState { node, height: info.height, block, state_root }));
+        }
+    }
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, state)| state).collect()
+}
+
+/// The receiver's balance as each node tells it.
+pub async fn balances(links: &[std::sync::Arc<Link>], plan: &Plan) -> Result<Vec<i128>, AuditError> {
+    let mut balances = Vec::new();
+    for link in links {
+        let info = account(link, plan.receiver()).await?;
+        balances.push(balance(&info).map_err(|what| AuditError::Account { node: link.node.name.clone(), what })?);
+    }
+    Ok(balances)
+}
+
+async fn account(link: &Link, id: AccountId) -> Result<AccountInfo, AuditError> {
+    let mut failure = Failure::Timeout;
+    for _ in 0..ATTEMPTS {
+        match link.ask(&Request::Account(id), LOOK_DEADLINE).await {
+            Ok(Reply::Account(info)) => return Ok(info),
+            Ok(other) => failure = Failure::Fatal(format!("an account is asked, the answer is {other:?}")),
+            Err(error) => failure = error,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Err(AuditError::Silent { node: link.node.name.clone(), failure })
+}
+
+fn balance(info: &AccountInfo) -> Result<i128, String> {
+    let bytes = info.account.as_ref().ok_or("the receiver does not exist")?;
+    let mut decoder = zeni_ledger::encoding::Decoder::new(bytes);
+    let account = Account::decode(&mut decoder).map_err(|error| error.to_string())?;
+    decoder.finish().map_err(|error| error.to_string())?;
+    Ok(account.balance(TOKEN).units())
+}
+
+/// Runs `node verify` on the data of each stopped node, one after the other.
+pub async fn verify(scene: &Scene, patience: Duration) -> Result<Vec<Verified>, AuditError> {
+    let network = scene.network.lock().await;
+    let mut all = Vec::new();
+    for member in &network.members[..network.nodes.len()] {
+        let node = member.process.name.clone();
+        let path = |path: &std::path::Path| path.display().to_string();
+        let (data, genesis) = (path(&member.data), path(&network.genesis_file));
+        let arguments = ["verify".into(), "--data".into(), data, "--genesis".into(), genesis];
+        let output = member.process.run_well(&arguments, patience).await;
+        let output = output.map_err(|error| AuditError::Verify { node: node.clone(), error })?;
+        let verified: Verified =
+            serde_json::from_slice(&output).map_err(|error| AuditError::Output { node: node.clone(), error })?;
+        all.push(Verified { node, ..verified });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(node: &str, height: u64, root: &str) -> NodeState {
+        NodeState { node: node.into(), height, block: "b".into(), state_root: root.into() }
+    }
+
+    #[test]
+    fn nodes_are_equal_only_if_all_answer_the_same() {
+        let (one, two) = (state("node-1", 5, "r"), state("node-2", 5, "r"));
+        assert!(all_equal(&[one.clone(), two.clone()], 2));
+        assert!(!all_equal(&[one.clone(), two], 3));
+        assert!(!all_equal(&[one.clone(), state("node-2", 6, "r")], 2));
+        assert!(!all_equal(&[one, state("node-2", 5, "s")], 2));
+    }
+
+    #[test]
+    fn sums_are_read_in_every_shape_and_must_all_be_zero() {
+        let verified = |sums: &str| Verified {
+            node: String::new(),
+            height: 1,
+            block: String::new(),
+            state_root: String::new(),
+            applied: 0,
+            rejected: 0,
+            skipped: 0,
+            distinct: 0,
+            sums: serde_json::from_str(sums).unwrap(),
+        };
+        for zero in [r#"{"1":"0"}"#, r#"{"1":0}"#, r#"[{"token":1,"sum":"0"}]"#] {
+            assert!(verified(zero).sums_are_zero(), "{zero}");
+        }
+        for other in [r#"{"1":"0","2":"-5"}"#, r#"{"1":1}"#, r#"[{"token":1,"sum":"7"}]"#, "null"] {
+            assert!(!verified(other).sums_are_zero(), "{other}");
+        }
+    }
+}

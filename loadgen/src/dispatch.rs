@@ -1,0 +1,252 @@
+//! Sends a storm: takes chunks from the pacer when they are due and delivers each until every payment is settled.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use zeni_ledger::Payment;
+use zeni_ledger::payment::PAYMENT_BYTES;
+
+use crate::book::{Book, Tick};
+use crate::delivery::{Answer, Delivery, Failure, Next, Settled};
+use crate::http::Http;
+use crate::latency::Latencies;
+use crate::link::Link;
+use crate::router::Router;
+use crate::schedule::{Chunk, Pace, Pacer};
+use crate::storm_clock::StormClock;
+
+/// Submissions that wait for an answer at a given rate, at most. Beyond it the storm falls behind its schedule, which
+/// counts as latency.
+pub const IN_FLIGHT_MAX: usize = 4_096;
+
+/// A way into the ledger.
+#[derive(Debug, Clone)]
+pub enum Gate {
+    Node(Arc<Link>),
+    /// The API server at an HTTP address.
+    Api {
+        http: Http,
+        address: String,
+    },
+}
+
+impl Gate {
+    fn is_up(&self) -> bool {
+        match self {
+            Self::Node(link) => link.is_up(),
+            Self::Api { .. } => true,
+        }
+    }
+
+    async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
+        match self {
+            Self::Node(link) => link.submit(payments.to_vec(), deadline).await,
+            Self::Api { http, address } => {
+                let body = Bytes::copy_from_slice(Payment::slice_as_bytes(payments));
+                http.submit(address, body, deadline).await
+            }
+        }
+    }
+}
+
+/// The prepared payments, read where they are needed.
+#[derive(Debug)]
+pub struct PaymentsFile {
+    file: File,
+}
+
+impl PaymentsFile {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)? })
+    }
+
+    /// Payments `first` to `first + count`.
+    pub fn read(&self, first: u64, count: usize) -> io::Result<Vec<Payment>> {
+        let mut bytes = vec![0; count * PAYMENT_BYTES];
+        self.file.read_exact_at(&mut bytes, first * PAYMENT_BYTES as u64)?;
+        Ok(Payment::slice_from_bytes(&bytes).expect("a multiple of the payment's length").to_vec())
+    }
+}
+
+/// What a storm leaves behind besides its book.
+#[derive(Debug)]
+pub struct Outcome {
+    pub accepted: Latencies,
+    /// Payments refused for good, by code.
+    pub refusals: BTreeMap<&'static str, u64>,
+    /// Submissions that went out again, by what had happened.
+    pub resends: BTreeMap<&'static str, u64>,
+    /// When the last payment left for the first time, in microseconds from the start.
+    pub last_sent_us: u64,
+}
+
+/// Why a storm could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    #[error("reading prepared payments: {0}")]
+    Read(#[from] io::Error),
+    #[error("the storm cannot go on: {0}")]
+    Abort(String),
+}
+
+/// Everything that deliveries share.
+#[derive(Debug)]
+pub struct Dispatch {
+    pub book: Arc<Book>,
+    pub file: PaymentsFile,
+    pub gates: Vec<Gate>,
+    pub router: Router,
+    pub clock: StormClock,
+    pub submit_timeout: Duration,
+    outcome: Mutex<Outcome>,
+}
+
+impl Dispatch {
+    pub fn new(
+        book: Arc<Book>,
+        file: PaymentsFile,
+        gates: Vec<Gate>,
+        router: Router,
+        clock: StormClock,
+        submit_timeout: Duration,
+        expected_us: u64,
+    ) -> Arc<Self> {
+        let outcome = Outcome {
+            accepted: Latencies::new(expected_us),
+            refusals: BTreeMap::new(),
+            resends: BTreeMap::new(),
+            last_sent_us: 0,
+        };
+        let outcome = Mutex::new(outcome);
+        Arc::new(Self { book, file, gates, router, clock, submit_timeout, outcome })
+    }
+
+    /// Sends all phases and waits until every payment is settled. Dropping the future stops everything.
+    pub async fn run(self: Arc<Self>, mut pacer: Pacer) -> Result<(), DispatchError> {
+        tokio::time::sleep_until(self.clock.instant(0).into()).await;
+        let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let mut deliveries = JoinSet::new();
+        let mut number = 0;
+        while let Some(chunk) = pacer.next_chunk(self.clock.now_us()) {
+            // At full speed each submission takes as much room as leaves place for `in_flight` of them.
+            let weight = match chunk.pace {
+                Pace::Open { .. } => 1,
+                Pace::Closed { in_flight } => (IN_FLIGHT_MAX / in_flight.max(1)).max(1),
+            };
+            if let Some(due_us) = chunk.due_us() {
+                tokio::time::sleep_until(self.clock.instant(due_us).into()).await;
+            }
+            let permit = Arc::clone(&room).acquire_many_owned(weight as u32).await;
+            let permit = permit.expect("the semaphore is never closed");
+            let dispatch = Arc::clone(&self);
+            deliveries.spawn(async move {
+                let delivered = dispatch.deliver(number, chunk).await;
+                drop(permit);
+                delivered
+            });
+            number += 1;
+            while let Some(ended) = deliveries.try_join_next() {
+                settled_or_panicked(ended)?;
+            }
+        }
+        while let Some(ended) = deliveries.join_next().await {
+            settled_or_panicked(ended)?;
+        }
+        Ok(())
+    }
+
+    /// What the storm left behind. Meaningful once it has ended.
+    pub fn with_outcome<T>(&self, read: impl FnOnce(&mut Outcome) -> T) -> T {
+        read(&mut self.outcome.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn deliver(&self, number: u64, chunk: Chunk) -> Result<(), DispatchError> {
+        let payments = self.file.read(chunk.first, chunk.count as usize)?;
+        let leaves_us = self.clock.now_us();
+        for index in chunk.first..chunk.first + u64::from(chunk.count) {
+            self.book.send(index, Tick::from_us(chunk.intended_us(index, leaves_us)));
+        }
+        self.with_outcome(|outcome| outcome.last_sent_us = outcome.last_sent_us.max(leaves_us));
+        let mut delivery = Delivery::new(chunk.count);
+        let mut avoid = None;
+        loop {
+            let gate = self.router.choose(number, avoid, |gate| self.gates[gate].is_up(), self.clock.now_us());
+            let next = match self.attempt(gate, &delivery, &payments).await {
+                Ok(answers) => {
+                    self.router.trust(gate);
+                    self.settle(&chunk, leaves_us, &mut delivery, &answers)
+                }
+                Err(failure) => {
+                    if failure == Failure::Timeout {
+                        self.router.suspect(gate, self.clock.now_us());
+                    }
+                    self.count_resend(&failure);
+                    delivery.failed(failure)
+                }
+            };
+            match next {
+                Next::Done => return Ok(()),
+                Next::Abort(what) => return Err(DispatchError::Abort(what)),
+                Next::Again { after_ms, elsewhere } => {
+                    avoid = elsewhere.then_some(gate);
+                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, gate: usize, delivery: &Delivery, all: &[Payment]) -> Result<Vec<Answer>, Failure> {
+        let gate = &self.gates[gate];
+        if delivery.left().len() == all.len() {
+            return gate.submit(all, self.submit_timeout).await;
+        }
+        let left: Vec<Payment> = delivery.left().iter().map(|place| all[*place as usize]).collect();
+        gate.submit(&left, self.submit_timeout).await
+    }
+
+    fn settle(&self, chunk: &Chunk, leaves_us: u64, delivery: &mut Delivery, answers: &[Answer]) -> Next {
+        let now_us = self.clock.now_us();
+        self.with_outcome(|outcome| {
+            delivery.answered(answers, |place, settled| {
+                let index = chunk.first + u64::from(place);
+                match settled {
+                    Settled::Accepted => {
+                        if self.book.accept(index) {
+                            outcome.accepted.record(chunk.intended_us(index, leaves_us), now_us);
+                        }
+                    }
+                    Settled::Refused { code } => {
+                        self.book.refuse(index);
+                        *outcome.refusals.entry(code).or_default() += 1;
+                    }
+                }
+            })
+        })
+    }
+
+    fn count_resend(&self, failure: &Failure) {
+        let what = match failure {
+            Failure::Timeout => "timeout",
+            Failure::Disconnected(_) => "disconnected",
+            Failure::Overloaded { .. } => "overloaded",
+            Failure::Stopping => "stopping",
+            Failure::Fatal(_) => return,
+        };
+        self.with_outcome(|outcome| *outcome.resends.entry(what).or_default() += 1);
+    }
+}
+
+fn settled_or_panicked(ended: Result<Result<(), DispatchError>, tokio::task::JoinError>) -> Result<(), DispatchError> {
+    match ended {
+        Ok(delivered) => delivered,
+        Err(error) => Err(DispatchError::Abort(format!("a delivery ended unexpectedly: {error}"))),
+    }
+}

@@ -1,0 +1,158 @@
+//! The processes of a network that this load generator started itself, and what it may do to them.
+//!
+//! Each runs on a leash: `loadgen leash` asks the kernel to kill it when the load generator dies, then becomes the
+//! program (`exec`), so the process id stays the same and no way of ending the load generator leaves one behind.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use tokio::process::{Child, Command};
+
+/// The subcommand that puts a process on the leash.
+pub const LEASH: &str = "leash";
+
+/// Why a process could not be started, harmed or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("{name}: {action}: {error}")]
+    Io { name: String, action: &'static str, error: io::Error },
+    #[error("{name} ended by itself ({status}); its last words are in {}", log.display())]
+    Ended { name: String, status: ExitStatus, log: PathBuf },
+    #[error("{name} failed ({status}); see {}", log.display())]
+    Failed { name: String, status: ExitStatus, log: PathBuf },
+    #[error("{name} did not end within {after:?}; see {}", log.display())]
+    Slow { name: String, after: Duration, log: PathBuf },
+}
+
+/// A program with its arguments, started and restarted under one name.
+#[derive(Debug)]
+pub struct Process {
+    pub name: String,
+    /// The load generator's own program, which holds the leash.
+    leash: PathBuf,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// A process that is not started yet. Its output is appended to `log`.
+    pub fn new(name: String, leash: PathBuf, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
+        Self { name, leash, program, arguments, log, child: None }
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Starts it. Must be called on a thread that lives as long as the load generator: the leash is tied to it.
+    pub fn start(&mut self) -> Result<(), ProcessError> {
+        let opened = || File::options().create(true).append(true).open(&self.log);
+        let output = opened().map_err(|error| self.error("opening its log", error))?;
+        let errors = output.try_clone().map_err(|error| self.error("opening its log", error))?;
+        let mut command = Command::new(&self.leash);
+        command.arg(LEASH).arg(std::process::id().to_string()).arg(&self.program).args(&self.arguments);
+        // A process group of its own: Ctrl-C on the terminal reaches the load generator alone, which ends the rest.
+        command.process_group(0).stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);
+        self.child = Some(command.spawn().map_err(|error| self.error("starting", error))?);
+        Ok(())
+    }
+
+    /// Sends a signal; nothing happens if it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return Ok(()) };
+        kill_process(pid, signal).map_err(|error| self.error("signalling", error.into()))
+    }
+
+    /// Asks it to end, and kills it if it has not after `patience`. True if it ended by itself.
+    pub async fn stop(&mut self, patience: Duration) -> Result<bool, ProcessError> {
+        self.signal(Signal::CONT)?;
+        self.signal(Signal::TERM)?;
+        let Some(child) = &mut self.child else { return Ok(true) };
+        let willing = match tokio::time::timeout(patience, child.wait()).await {
+            Ok(status) => {
+                let status = status.map_err(|error| self.error("waiting for its end", error))?;
+                tracing::info!(process = self.name, "stopped: {status}");
+                true
+            }
+            Err(_) => false,
+        };
+        if !willing {
+            self.kill().await?;
+        }
+        self.child = None;
+        Ok(willing)
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub async fn kill(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::KILL)?;
+        if let Some(child) = &mut self.child {
+            let ended = child.wait().await;
+            ended.map_err(|error| self.error("waiting for its end", error))?;
+        }
+        self.child = None;
+        Ok(())
+    }
+
+    /// An error if it was started and has ended although nobody asked it to.
+    pub fn check(&mut self) -> Result<(), ProcessError> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        match child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => {
+                self.child = None;
+                Err(ProcessError::Ended { name: self.name.clone(), status, log: self.log.clone() })
+            }
+            Err(error) => Err(self.error("looking after it", error)),
+        }
+    }
+
+    /// Runs the program with other arguments to its end, and gives its status and standard output.
+    pub async fn run(&self, arguments: &[String], patience: Duration) -> Result<(ExitStatus, Vec<u8>), ProcessError> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.map_err(|error| self.error("opening its log", error))?;
+        let mut command = Command::new(&self.leash);
+        command.arg(LEASH).arg(std::process::id().to_string()).arg(&self.program).args(arguments);
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        match tokio::time::timeout(patience, command.output()).await {
+            Ok(Ok(output)) => Ok((output.status, output.stdout)),
+            Ok(Err(error)) => Err(self.error("running", error)),
+            Err(_) => Err(ProcessError::Slow { name: self.name.clone(), after: patience, log: self.log.clone() }),
+        }
+    }
+
+    /// As [`Self::run`], and it is an error if the program fails.
+    pub async fn run_well(&self, arguments: &[String], patience: Duration) -> Result<Vec<u8>, ProcessError> {
+        let (status, output) = self.run(arguments, patience).await?;
+        match status.success() {
+            true => Ok(output),
+            false => Err(ProcessError::Failed { name: self.name.clone(), status, log: self.log.clone() }),
+        }
+    }
+
+    fn error(&self, action: &'static str, error: io::Error) -> ProcessError {
+        ProcessError::Io { name: self.name.clone(), action, error }
+    }
+}
+
+/// Becomes `program`, to be killed when the process `parent` (which must have started this one) dies. Returns only if
+/// that fails.
+pub fn leash(parent: u32, program: &Path, arguments: &[String]) -> io::Error {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    // The parent may have died before the kernel was asked.
+    let still_there = getppid().is_some_and(|found| found.as_raw_nonzero().get().cast_unsigned() == parent);
+    if !still_there {
+        return io::Error::other("the load generator is gone");
+    }
+    std::process::Command::new(program).args(arguments).exec()
+}

@@ -1,0 +1,105 @@
+//! Looks after a running storm once a second: what the processes use, whether they live, and how far the storm is.
+
+use std::io::IsTerminal;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::book::Book;
+use crate::faults::Scene;
+use crate::follow;
+use crate::network::Member;
+use crate::process::ProcessError;
+use crate::resources::{self, Usage};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks between two readings of the metrics.
+const METRICS_EVERY: u64 = 5;
+/// How long reading metrics may take.
+const METRICS_DEADLINE: Duration = Duration::from_millis(500);
+/// The nodes' counter of syncs.
+const FSYNCS: &str = "zeni_fsyncs_total";
+
+/// Notes what a member uses now.
+pub fn note_usage(scene: &Scene, member: &Member) {
+    if let Some(pid) = member.process.pid()
+        && let Some(usage) = resources::read(pid)
+    {
+        note(scene, &member.process.name, pid, usage);
+    }
+}
+
+/// Reads the metrics of these members and notes their syncs.
+pub async fn note_fsyncs(scene: &Scene, names: &[String]) {
+    let wanted: Vec<(String, u32, String)> = {
+        let network = scene.network.lock().await;
+        let members = network.members.iter().filter(|member| names.contains(&member.process.name));
+        members
+            .filter_map(|member| Some((member.process.name.clone(), member.process.pid()?, member.metrics.to_string())))
+            .collect()
+    };
+    for (name, pid, address) in wanted {
+        let Ok(page) = scene.http.get(&address, "/metrics", METRICS_DEADLINE).await else { continue };
+        let fsyncs = resources::parse_counter(&String::from_utf8_lossy(&page.body), FSYNCS);
+        if let Some(usage) = resources::read(pid) {
+            note(scene, &name, pid, Usage { fsyncs, ..usage });
+        }
+    }
+}
+
+fn note(scene: &Scene, name: &str, pid: u32, usage: Usage) {
+    scene.meter.lock().unwrap_or_else(PoisonError::into_inner).note(name, pid, usage);
+}
+
+/// Watches for as long as it is polled. Ends only when a process ended that nobody asked to.
+pub async fn watch(scene: Scene, book: &Book) -> ProcessError {
+    let mut before = 0;
+    for look in 1.. {
+        tokio::time::sleep(LOOK).await;
+        // While a fault holds the network, its processes are looked after by it.
+        if let Ok(mut network) = scene.network.try_lock() {
+            for member in &mut network.members {
+                if let Err(error) = member.process.check() {
+                    return error;
+                }
+                note_usage(&scene, member);
+            }
+        }
+        if look % METRICS_EVERY == 0 {
+            let names: Vec<String> = names(&scene).await;
+            note_fsyncs(&scene, &names).await;
+        }
+        before = tell(&scene, book, before);
+    }
+    unreachable!("looks are counted in 32 bits")
+}
+
+/// Names of all members.
+pub async fn names(scene: &Scene) -> Vec<String> {
+    scene.network.lock().await.members.iter().map(|member| member.process.name.clone()).collect()
+}
+
+/// Tells how far the storm is: one line that is written over on a terminal.
+fn tell(scene: &Scene, book: &Book, before: u64) -> u64 {
+    let (sent, accepted, refused, included) = book.counts();
+    let (height, undone) = follow::with(&scene.tracker, |tracker| (tracker.head().height, tracker.undone()));
+    let up: String = scene.links.iter().map(|link| if link.is_up() { '●' } else { '○' }).collect();
+    let seconds = scene.clock.now_us() / 1_000_000;
+    let mut line = format!(
+        "{seconds:>5} s  nodes {up}  height {height}  sent {sent}  accepted {accepted} (+{}/s)  included {included} of {}",
+        accepted.saturating_sub(before),
+        book.len(),
+    );
+    if refused > 0 {
+        line.push_str(&format!("  refused {refused}"));
+    }
+    if undone > 0 {
+        line.push_str(&format!("  undone blocks {undone}"));
+    }
+    if std::io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{line}")
+    } else {
+        eprintln!("{line}")
+    }
+    accepted
+}
