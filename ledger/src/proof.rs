@@ -26,6 +26,9 @@ pub const RECEIPT_PROOF_BYTES_MAX: usize = 2 + 4 + 4 + RECEIPT_BYTES + 1 + 32 * 
 
 const VERSION: u16 = 1;
 
+/// Key and content hash of one entry of a bucket.
+pub type BucketEntry = ([u8; 32], [u8; 32]);
+
 /// Why a proof proves nothing about the root asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
@@ -58,8 +61,8 @@ pub struct AccountProof {
     pub id: AccountId,
     /// `None` proves that there is no such account.
     pub account: Option<Account>,
-    /// Key and content hash of every other entry of the bucket, by rising key.
-    pub strangers: Vec<([u8; 32], [u8; 32])>,
+    /// Every other entry of the bucket, by rising key.
+    pub strangers: Vec<BucketEntry>,
     /// From the bucket's sibling up to the child of the top.
     pub siblings: Vec<[u8; 32]>,
     /// The tree has 2^depth buckets.
@@ -99,7 +102,7 @@ impl AccountProof {
     }
 
     /// The whole bucket: the strangers and, at its place, the account.
-    fn bucket(&self, bucket: u32) -> Result<Vec<([u8; 32], [u8; 32])>, ProofError> {
+    fn bucket(&self, bucket: u32) -> Result<Vec<BucketEntry>, ProofError> {
         let found = self.strangers.len() + usize::from(self.account.is_some());
         if found > BUCKET_ENTRIES_MAX {
             return Err(ProofError::BucketOverfull { found });
@@ -246,7 +249,7 @@ fn read_version(decoder: &mut Decoder<'_>, what: &'static str) -> Result<(), Dec
     }
 }
 
-fn halves(pair: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
+fn halves(pair: &[u8; 64]) -> BucketEntry {
     let (halves, _) = pair.as_chunks::<32>();
     (halves[0], halves[1])
 }

@@ -336,7 +336,7 @@ mod tests {
         let first = sums(&good, [1; 32]);
         assert_eq!(first, sums(&good, [1; 32]));
         assert_ne!(first[0], sums(&good, [2; 32])[0]);
-        let mut other = good.clone();
+        let mut other = good;
         other[2] = flip(&other[2], 80);
         assert_ne!(first[0], sums(&other, [1; 32])[0]);
     }

@@ -1,4 +1,5 @@
 //! Genesis and its account file: what is read, and everything that is refused, with its reason.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 
 use std::collections::BTreeMap;
 
@@ -77,6 +78,19 @@ fn values_out_of_bounds_are_refused_by_field() {
     assert_field("batches_max = 1024", "batches_max = 2049", "batches_max");
     assert_field("time_ms = 1700000000000", "time_ms = 4294967295001", "time_ms");
     assert_field("stake = 1", "stake = 0", "validator.stake");
+}
+
+#[test]
+fn the_greatest_numbers_are_refused_or_survive_being_written() {
+    for number in ["9223372036854775807", "9223372036854775808", "18446744073709551615"] {
+        for line in ["count = 2", "stake = 1", "time_ms = 1700000000000", "block_interval_ms = 15000"] {
+            let (name, _) = line.split_once(" = ").unwrap();
+            let text = TOML.replacen(line, &format!("{name} = {number}"), 1);
+            if let Ok(genesis) = Genesis::from_toml(&text) {
+                assert_eq!(Genesis::from_toml(&genesis.to_toml()), Ok(genesis), "{name} = {number}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -165,7 +179,9 @@ fn the_issuer_gets_the_negative_sum_and_every_token_sums_to_zero() {
     assert_eq!(state.account(&AccountId([2; 32])).unwrap().balance(TokenId(1)).units(), 7);
     assert!(state.token_sums().values().all(|sum| *sum == 0));
     assert_eq!(state.len(), 5);
-    assert_eq!(state.root(), state.clone().commit());
+    let root = state.root();
+    let mut state = state;
+    assert_eq!(state.commit(), root, "nothing is left to be hashed");
 }
 
 #[test]
@@ -213,7 +229,7 @@ fn every_truncation_and_extension_of_an_account_file_is_refused() {
     }
     let longer = [&whole[..], &[0]].concat();
     assert!(matches!(naming(&longer).state(&longer), Err(GenesisError::Accounts(DecodeError::Invalid { .. }))));
-    let mut lying = whole.clone();
+    let mut lying = whole;
     lying[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(matches!(naming(&lying).state(&lying), Err(GenesisError::Accounts(DecodeError::Invalid { .. }))));
 }

@@ -1,6 +1,7 @@
 //! The bytes and digests that nodes agree on, pinned in files: a change of any of them is a change of the protocol.
 //!
 //! `ZENI_BLESS=1 cargo test -p zeni-ledger --test golden` writes them anew; the difference is then for review.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 #![expect(clippy::disallowed_methods, reason = "golden files are read and written here, by tests alone")]
 
 use std::path::PathBuf;

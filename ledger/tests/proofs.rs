@@ -1,4 +1,5 @@
 //! Proofs of accounts, of their absence and of receipts: what holds, and that nothing else does.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 
 use zeni_ledger::proof::{
     ACCOUNT_PROOF_BYTES_MAX, AccountProof, ProofError, RECEIPT_PROOF_BYTES_MAX, ReceiptProof, prove, prove_receipt,
@@ -110,7 +111,7 @@ fn a_proof_of_yesterday_does_not_hold_against_the_root_of_today() {
 fn an_existing_account_cannot_be_shown_to_be_absent() {
     let state = state(60);
     let present = prove(&state, &id(5));
-    let hidden = AccountProof { account: None, ..present.clone() };
+    let hidden = AccountProof { account: None, ..present };
     assert!(matches!(hidden.verify(&state.root()), Err(ProofError::OtherStateRoot { .. })));
     let mut as_stranger = hidden;
     let whole = state.bucket_entries(bucket_of(&account_key(&id(5)), DEPTH));

@@ -1,5 +1,6 @@
 //! Signatures that implementations disagree about: small-order components, non-canonical encodings, s beyond the group
 //! order. Every one of them gets one verdict: one by one, in batches of any composition, and from the oracle.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
 //! The general transaction's bytes: what they hold, who signs what, and all that is refused.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeni_ledger::operation::{

@@ -1,4 +1,5 @@
 //! The ledger against a slow, obvious model of its rules, over random blocks, undo and re-execution.
+#![expect(clippy::unwrap_used, reason = "what a test builds for itself is well-formed")]
 
 mod model;
 mod world;
