@@ -23,6 +23,8 @@ use zeni_ledger::{BlockId, Outcome, TransactionId};
 const LEAF_FANOUT: usize = 1_024;
 /// Payments in one write to sled, about; several small blocks are joined until they hold so many.
 const FLUSH_PAYMENTS_MAX: usize = 1 << 19;
+/// Spare handles kept, at most.
+const HANDLES_MAX: usize = 64;
 /// Attempts to open a locked directory: a predecessor may still be stopping.
 const LOCK_ATTEMPTS_MAX: u32 = 50;
 const LOCK_RETRY: Duration = Duration::from_millis(100);
@@ -94,6 +96,30 @@ pub enum IndexError {
     AtGenesis,
 }
 
+/// Handles of one tree. sled's can be sent to another thread but not shared by two, so each use takes a spare one, or
+/// a new clone if there is only one.
+#[derive(Debug)]
+struct Handles {
+    spare: Mutex<Vec<Db>>,
+}
+
+impl Handles {
+    fn with<T>(&self, used: impl FnOnce(&Db) -> T) -> T {
+        let lock = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let db = {
+            let mut spare = lock();
+            // One always stays, to be cloned from.
+            if spare.len() > 1 { spare.swap_remove(0) } else { spare[0].clone() }
+        };
+        let result = used(&db);
+        let mut spare = lock();
+        if spare.len() < HANDLES_MAX {
+            spare.push(db);
+        }
+        result
+    }
+}
+
 /// What opening found.
 #[derive(Debug)]
 pub struct OpenedIndex {
@@ -107,7 +133,7 @@ pub struct OpenedIndex {
 pub struct Index {
     path: PathBuf,
     config: IndexConfig,
-    db: Db,
+    db: Handles,
     memory: RwLock<Memory>,
     /// Held while blocks move to sled, and while one is taken back: the two would meet in the same block.
     moving: Mutex<()>,
@@ -223,6 +249,7 @@ impl Index {
             removed: BTreeSet::new(),
             removed_heights: BTreeSet::new(),
         };
+        let db = Handles { spare: Mutex::new(vec![db]) };
         let index = Self { path: path.into(), config, db, memory: RwLock::new(memory), moving: Mutex::new(()) };
         match index.stored_block(0)? {
             Some(found) if found == genesis => Ok(index),
@@ -318,13 +345,17 @@ impl Index {
         self.flush_down_to(self.config.depth)
     }
 
-    /// Writes every block, for a clean stop.
-    pub fn flush_all(&self) -> Result<usize, IndexError> {
-        let mut written = 0;
-        while !self.read().blocks.is_empty() {
-            written += self.flush_down_to(0)?;
+    /// Writes every block up to `height`, as far as the chain goes.
+    pub fn flush_through(&self, height: u64) -> Result<(), IndexError> {
+        while self.read().blocks.front().is_some_and(|block| block.height <= height) {
+            self.flush_down_to(self.head().0.saturating_sub(height))?;
         }
-        Ok(written)
+        Ok(())
+    }
+
+    /// Writes every block, for a clean stop.
+    pub fn flush_all(&self) -> Result<(), IndexError> {
+        self.flush_through(u64::MAX)
     }
 
     fn flush_down_to(&self, depth: u64) -> Result<usize, IndexError> {
@@ -339,8 +370,7 @@ impl Index {
             let batch = sled_batch(&blocks, &removals, marker);
             (blocks, batch)
         };
-        self.db.apply_batch(batch).map_err(|error| self.io(error))?;
-        self.db.flush().map_err(|error| self.io(error))?;
+        self.db.with(|db| db.apply_batch(batch).and_then(|()| db.flush())).map_err(|error| self.io(error))?;
         let mut memory = self.write();
         let mut written = 0;
         for block in blocks {
@@ -355,13 +385,13 @@ impl Index {
     }
 
     fn stored(&self, half: &Half) -> Result<Option<Location>, IndexError> {
-        let found = self.db.get(payment_key(half)).map_err(|error| self.io(error))?;
+        let found = self.db.with(|db| db.get(payment_key(half))).map_err(|error| self.io(error))?;
         let Some(bytes) = found else { return Ok(None) };
         Location::from_bytes(&bytes).map(Some).ok_or_else(|| self.damaged("location"))
     }
 
     fn stored_block(&self, height: u64) -> Result<Option<BlockId>, IndexError> {
-        let found = self.db.get(height_key(height)).map_err(|error| self.io(error))?;
+        let found = self.db.with(|db| db.get(height_key(height))).map_err(|error| self.io(error))?;
         let Some(bytes) = found else { return Ok(None) };
         <[u8; 32]>::try_from(&bytes[..]).map(|id| Some(BlockId(id))).map_err(|_| self.damaged("height"))
     }
@@ -569,6 +599,19 @@ mod tests {
         index.flush_all().unwrap();
         drop(index);
         assert_eq!(open(&path).head(), (5, block_id(5, 0)));
+    }
+
+    #[test]
+    fn blocks_up_to_a_checkpoint_are_written_though_they_are_not_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = open(&dir.path().join("index"));
+        for height in 1..=5 {
+            index.apply(block(height, 0, [height])).unwrap();
+        }
+        index.flush_through(4).unwrap();
+        assert_eq!(index.flushed(), (4, block_id(4, 0)));
+        index.flush_through(9).unwrap();
+        assert_eq!(index.flushed(), (5, block_id(5, 0)));
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! What every route shares, and the answers that are more than one look-up.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use zeni_client::{NodePool, PoolError};
+use zeni_consensus::{Refusal, Verdict};
+use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
+
+use crate::chronicle::{Chronicle, ChronicleError, Inclusion};
+use crate::config::Limits;
+use crate::follower::{AccountQuery, AccountView};
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::submissions::{Promise, Submissions};
+
+/// State of the server, shared by all requests.
+#[derive(Debug)]
+pub struct Api {
+    pub chronicle: Arc<Chronicle>,
+    pub nodes: Arc<NodePool>,
+    pub progress: Arc<Progress>,
+    pub submissions: Submissions,
+    pub accounts: mpsc::Sender<AccountQuery>,
+    pub limits: Limits,
+    pub metrics: PrometheusHandle,
+    /// Event streams that may still be opened.
+    pub event_streams: Arc<Semaphore>,
+    /// Becomes true when the server stops: event streams end then.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// What became of a submitted payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    Accepted {
+        copies: u16,
+    },
+    Known {
+        copies: u16,
+    },
+    /// It stands on the chain already: a repeated submission.
+    OnChain(Inclusion),
+    Refused(Refusal),
+}
+
+/// How certain a payment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaymentStatus {
+    /// On disk at `copies` nodes.
+    Accepted {
+        copies: u16,
+        accepted_ms: Option<u64>,
+    },
+    Included(Inclusion),
+    Rejected(Inclusion, Rejection),
+    /// Its validity ended before a block took it, and no node holds it any more.
+    Expired {
+        valid_until: u32,
+    },
+    Unknown,
+}
+
+impl Api {
+    /// Submits payments to a node, and to another one if it does not answer in time. Answers for each in order, once at
+    /// least one node has on disk what is accepted.
+    pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<(TransactionId, Submitted)>, Problem> {
+        let verdicts = self.nodes.submit(payments).await.map_err(|error| pool_problem(&error))?;
+        let genesis = self.chronicle.genesis_id();
+        let ids: Vec<TransactionId> = payments.iter().map(|payment| payment.id(&genesis)).collect();
+        self.remember(payments, &ids, &verdicts);
+        let mut answers = Vec::with_capacity(payments.len());
+        for (id, verdict) in ids.into_iter().zip(verdicts) {
+            answers.push((id, self.judge(id, verdict).await?));
+        }
+        count(&answers);
+        Ok(answers)
+    }
+
+    fn remember(&self, payments: &[Payment], ids: &[TransactionId], verdicts: &[Verdict]) {
+        let accepted_ms = unix_ms();
+        let promises = payments.iter().zip(ids).zip(verdicts).filter_map(|((payment, id), verdict)| match verdict {
+            Verdict::Accepted { copies } | Verdict::Known { copies } => {
+                Some((*id, Promise { copies: *copies, valid_until: payment.valid_until(), accepted_ms }))
+            }
+            Verdict::Refused(_) => None,
+        });
+        self.submissions.remember(promises);
+    }
+
+    async fn judge(&self, id: TransactionId, verdict: Verdict) -> Result<Submitted, Problem> {
+        Ok(match verdict {
+            Verdict::Accepted { copies } => Submitted::Accepted { copies },
+            Verdict::Known { copies } => Submitted::Known { copies },
+            // The sequence may have been used by this very payment.
+            Verdict::Refused(Refusal::SequenceUsed) => match self.find(id).await? {
+                Some(inclusion) => Submitted::OnChain(inclusion),
+                None => Submitted::Refused(Refusal::SequenceUsed),
+            },
+            Verdict::Refused(refusal) => Submitted::Refused(refusal),
+        })
+    }
+
+    async fn find(&self, id: TransactionId) -> Result<Option<Inclusion>, Problem> {
+        self.read(move |chronicle| chronicle.find(&id)).await
+    }
+
+    /// Reads from the log or the index, on a thread that may wait for the disk.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Chronicle) -> Result<T, ChronicleError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let chronicle = Arc::clone(&self.chronicle);
+        match tokio::task::spawn_blocking(move || read(&chronicle)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "reading the chain failed");
+                Err(Problem::internal())
+            }
+            Err(error) => {
+                tracing::error!(%error, "a reading task failed");
+                Err(Problem::internal())
+            }
+        }
+    }
+
+    /// How certain a payment is: by the chain, by what nodes promised through this server, or by what nodes say.
+    pub async fn status(&self, id: TransactionId) -> Result<PaymentStatus, Problem> {
+        if let Some(inclusion) = self.find(id).await? {
+            return Ok(executed(inclusion));
+        }
+        let promise = self.submissions.find(&id);
+        if let Some(promise) = promise.filter(|promise| !self.is_over(promise.valid_until)) {
+            return Ok(PaymentStatus::Accepted { copies: promise.copies, accepted_ms: Some(promise.accepted_ms) });
+        }
+        let copies = match self.nodes.pending(vec![id]).await {
+            Ok(copies) => copies.first().copied().unwrap_or(0),
+            // Without a node's word, a promise still stands.
+            Err(_) if promise.is_some() => promise.map_or(0, |promise| promise.copies),
+            Err(error) => return Err(pool_problem(&error)),
+        };
+        if copies > 0 {
+            return Ok(PaymentStatus::Accepted { copies, accepted_ms: promise.map(|promise| promise.accepted_ms) });
+        }
+        // A block may have taken it from the pool between the two questions.
+        if let Some(inclusion) = self.find(id).await? {
+            return Ok(executed(inclusion));
+        }
+        Ok(promise
+            .map_or(PaymentStatus::Unknown, |promise| PaymentStatus::Expired { valid_until: promise.valid_until }))
+    }
+
+    /// Whether blocks from now on are too late for a payment valid until then.
+    fn is_over(&self, valid_until: u32) -> bool {
+        let head_ms = self.chronicle.genesis().slot_time_ms(self.chronicle.head().slot);
+        u64::from(valid_until) * 1_000 < head_ms
+    }
+
+    /// An account at the head.
+    pub async fn account(&self, id: AccountId, with_proof: bool) -> Result<AccountView, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let query = AccountQuery { id, with_proof, reply };
+        self.accounts.try_send(query).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Problem::overloaded("too many questions for accounts wait", 1),
+            mpsc::error::TrySendError::Closed(_) => Problem::not_ready("the server is stopping"),
+        })?;
+        answer.await.map_err(|_| Problem::not_ready("the server is stopping"))
+    }
+}
+
+fn executed(inclusion: Inclusion) -> PaymentStatus {
+    match inclusion.outcome {
+        Outcome::Applied => PaymentStatus::Included(inclusion),
+        Outcome::Rejected(rejection) => PaymentStatus::Rejected(inclusion, rejection),
+    }
+}
+
+fn pool_problem(error: &PoolError) -> Problem {
+    match error {
+        PoolError::Busy { .. } => Problem::overloaded(error.to_string(), 1),
+        PoolError::Overloaded { retry_after_ms } => {
+            Problem::overloaded(error.to_string(), retry_after_ms.div_ceil(1_000).max(1))
+        }
+        PoolError::NoNode { .. } => {
+            tracing::warn!(%error, "no node answers");
+            Problem::no_node("no node answered in time; send the same signed bytes again, which is always safe")
+        }
+        PoolError::WrongCount { .. } => Problem::too_large(error.to_string()),
+    }
+}
+
+fn count(answers: &[(TransactionId, Submitted)]) {
+    let verdict = |submitted: &Submitted| match submitted {
+        Submitted::Accepted { .. } => "accepted",
+        Submitted::Known { .. } => "known",
+        Submitted::OnChain(_) => "on_chain",
+        Submitted::Refused(refusal) => refusal.code(),
+    };
+    // Most calls have one verdict for all, so runs of equal ones are counted at once.
+    for run in answers.chunk_by(|(_, left), (_, right)| verdict(left) == verdict(right)) {
+        let verdict = verdict(&run[0].1);
+        metrics::counter!("zeni_api_submissions_total", "verdict" => verdict).increment(run.len() as u64);
+    }
+}
+
+/// Now, in Unix milliseconds.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    since.as_millis().try_into().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,221 @@
+//! The chain as this server tells it: the log for blocks and payments, the index for where they stand.
+//!
+//! The follower's thread publishes each change of the canonical chain once it is on disk; any number of requests read.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use zeni_consensus::{Applied, Archive, ArchiveError, ChainChange};
+use zeni_ledger::{Block, BlockId, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId};
+use zeni_storage::index::{Index, IndexError, IndexedBlock};
+
+/// Read access to the log from any thread.
+pub type SharedArchive = Arc<dyn Archive + Send + Sync>;
+
+/// The canonical head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub height: u64,
+    pub id: BlockId,
+    pub slot: u64,
+    /// `None` at genesis, which has no block.
+    pub state_root: Option<StateRoot>,
+}
+
+/// A block of the canonical chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CanonicalBlock {
+    pub id: BlockId,
+    pub block: Arc<Block>,
+    /// Blocks on top of it.
+    pub depth: u64,
+}
+
+/// Where a payment stands on the canonical chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inclusion {
+    pub height: u64,
+    pub block: BlockId,
+    pub slot: u64,
+    /// Blocks on top of it.
+    pub depth: u64,
+    pub batch: u16,
+    pub position: u16,
+    pub outcome: Outcome,
+}
+
+/// Why the chain cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ChronicleError {
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(
+        "the log lacks {what} {id}, which the chain lists; stop the server and move its data away to fetch it again"
+    )]
+    Lacking { what: &'static str, id: String },
+}
+
+/// The chain's story so far.
+pub struct Chronicle {
+    genesis: Arc<Genesis>,
+    genesis_id: GenesisId,
+    archive: SharedArchive,
+    index: Arc<Index>,
+    head: watch::Sender<Head>,
+}
+
+impl std::fmt::Debug for Chronicle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chronicle").field("head", &*self.head.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Chronicle {
+    /// The chain as far as the index goes.
+    pub fn new(genesis: Arc<Genesis>, archive: SharedArchive, index: Arc<Index>) -> Result<Self, ChronicleError> {
+        let genesis_id = genesis.id();
+        let start = Head { height: 0, id: genesis.block_id(), slot: 0, state_root: None };
+        let chronicle = Self { genesis, genesis_id, archive, index, head: watch::Sender::new(start) };
+        chronicle.announce()?;
+        Ok(chronicle)
+    }
+
+    pub fn genesis(&self) -> &Arc<Genesis> {
+        &self.genesis
+    }
+
+    pub fn genesis_id(&self) -> GenesisId {
+        self.genesis_id
+    }
+
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    pub fn head(&self) -> Head {
+        *self.head.borrow()
+    }
+
+    /// Wakes whenever the head changes.
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// Takes in a change of the canonical chain that is on disk. What the index knows from before a restart is told
+    /// again by the follower and is passed over; where the two disagree, the follower is right.
+    pub fn publish(&self, change: &ChainChange) -> Result<(), ChronicleError> {
+        for id in &change.undone {
+            if self.index.head().1 == *id {
+                self.undo_head()?;
+            }
+        }
+        for applied in &change.applied {
+            self.apply(applied)?;
+        }
+        self.announce()
+    }
+
+    fn apply(&self, applied: &Applied) -> Result<(), ChronicleError> {
+        let height = applied.block.header.height;
+        if self.index.block_at(height)? == Some(applied.id) {
+            return Ok(());
+        }
+        while self.index.head().0 >= height {
+            self.undo_head()?;
+        }
+        Ok(self.index.apply(IndexedBlock::of(applied))?)
+    }
+
+    fn undo_head(&self) -> Result<(), ChronicleError> {
+        self.index.undo(|block| self.payment_ids(block))?;
+        Ok(())
+    }
+
+    fn payment_ids(&self, id: BlockId) -> Result<Vec<TransactionId>, ChronicleError> {
+        let block = self.stored_block(id)?;
+        let mut ids = Vec::with_capacity(block.header.receipts as usize);
+        for digest in &block.digests {
+            let batch = self.archive.batch(digest)?;
+            let batch = batch.ok_or_else(|| ChronicleError::Lacking { what: "batch", id: digest.to_string() })?;
+            ids.extend_from_slice(batch.ids());
+        }
+        Ok(ids)
+    }
+
+    fn announce(&self) -> Result<(), ChronicleError> {
+        let (height, id) = self.index.head();
+        let head = match height {
+            0 => Head { height, id, slot: 0, state_root: None },
+            _ => {
+                let header = self.stored_block(id)?.header;
+                Head { height, id, slot: header.slot, state_root: Some(header.state_root) }
+            }
+        };
+        self.head.send_if_modified(|current| {
+            let changed = *current != head;
+            *current = head;
+            changed
+        });
+        Ok(())
+    }
+
+    fn stored_block(&self, id: BlockId) -> Result<Arc<Block>, ChronicleError> {
+        let block = self.archive.block(&id)?;
+        block.ok_or_else(|| ChronicleError::Lacking { what: "block", id: id.to_string() })
+    }
+
+    /// Any stored block, canonical or abandoned.
+    pub fn any_block(&self, id: &BlockId) -> Result<Option<Arc<Block>>, ChronicleError> {
+        Ok(self.archive.block(id)?)
+    }
+
+    /// The canonical block at `height`; `None` above the head and for genesis, which has no block.
+    pub fn block_at(&self, height: u64) -> Result<Option<CanonicalBlock>, ChronicleError> {
+        if height == 0 {
+            return Ok(None);
+        }
+        let Some(id) = self.index.block_at(height)? else { return Ok(None) };
+        let depth = self.index.head().0.saturating_sub(height);
+        Ok(Some(CanonicalBlock { id, block: self.stored_block(id)?, depth }))
+    }
+
+    /// The id of the canonical block at `height`, genesis included.
+    pub fn id_at(&self, height: u64) -> Result<Option<BlockId>, ChronicleError> {
+        Ok(self.index.block_at(height)?)
+    }
+
+    /// A block by id, if it is canonical.
+    pub fn canonical(&self, id: &BlockId) -> Result<Option<CanonicalBlock>, ChronicleError> {
+        let Some(block) = self.archive.block(id)? else { return Ok(None) };
+        let found = self.block_at(block.header.height)?;
+        Ok(found.filter(|found| found.id == *id))
+    }
+
+    /// Where a payment stands, if the canonical chain executed it.
+    pub fn find(&self, id: &TransactionId) -> Result<Option<Inclusion>, ChronicleError> {
+        let Some(location) = self.index.find(id)? else { return Ok(None) };
+        // Between the two look-ups the chain may have changed; then the payment has just left it.
+        let Some(found) = self.block_at(location.height)? else { return Ok(None) };
+        Ok(Some(Inclusion {
+            height: location.height,
+            block: found.id,
+            slot: found.block.header.slot,
+            depth: found.depth,
+            batch: location.batch,
+            position: location.position,
+            outcome: location.outcome,
+        }))
+    }
+
+    /// The payment itself, from the log. `None` if another payment shares half of its id, or the chain just changed.
+    pub fn payment(&self, id: &TransactionId, inclusion: &Inclusion) -> Result<Option<Payment>, ChronicleError> {
+        let block = self.stored_block(inclusion.block)?;
+        let Some(digest) = block.digests.get(usize::from(inclusion.batch)) else { return Ok(None) };
+        let Some(batch) = self.archive.batch(digest)? else { return Ok(None) };
+        let position = usize::from(inclusion.position);
+        let same = batch.ids().get(position) == Some(id);
+        Ok(if same { batch.payments().get(position).copied() } else { None })
+    }
+}

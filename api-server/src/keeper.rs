@@ -1,0 +1,106 @@
+//! The thread that writes in the background: the index, and checkpoints of the state.
+//!
+//! A checkpoint is written only when the index holds its block on disk: what stands below a checkpoint is not executed
+//! again, so nothing would tell the index of it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use zeni_consensus::CheckpointDelta;
+use zeni_storage::index::{Index, IndexError};
+use zeni_storage::{Checkpoint, DiskFiles, SledOverlay, StorageError, Syncer};
+
+/// Between two looks at whether the index has blocks to write. Each write touches most of the tree's leaves, so fewer
+/// and larger ones cost less.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Why the background work cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    #[error("the index cannot be written: {0}")]
+    Index(#[from] IndexError),
+    #[error("the checkpoint cannot be written: {0}")]
+    Storage(#[from] StorageError),
+    #[error("the background thread panicked")]
+    Panicked,
+    #[error("the background thread does not start: {0}")]
+    Spawn(std::io::Error),
+}
+
+/// Hands work to the thread.
+#[derive(Debug)]
+pub struct Keeper {
+    checkpoints: Sender<CheckpointDelta>,
+    thread: JoinHandle<Result<(), KeeperError>>,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    pub fn start(
+        index: Arc<Index>,
+        syncer: Syncer<DiskFiles>,
+        checkpoint: Checkpoint<DiskFiles, SledOverlay>,
+    ) -> Result<Self, KeeperError> {
+        let (checkpoints, work) = bounded(1);
+        let thread = std::thread::Builder::new().name("keeper".into());
+        let thread = thread.spawn(move || run(&index, &syncer, checkpoint, &work)).map_err(KeeperError::Spawn)?;
+        Ok(Self { checkpoints, thread })
+    }
+
+    /// Whether another checkpoint would be taken now.
+    pub fn is_free(&self) -> bool {
+        self.checkpoints.is_empty()
+    }
+
+    /// Hands over a checkpoint. False if the thread has ended.
+    ///
+    /// # Panics
+    /// If one waits already: steps must not be lost, so ask [`Self::is_free`] first.
+    #[must_use]
+    pub fn checkpoint(&self, delta: CheckpointDelta) -> bool {
+        match self.checkpoints.try_send(delta) {
+            Ok(()) => true,
+            Err(TrySendError::Disconnected(_)) => false,
+            Err(TrySendError::Full(_)) => panic!("a checkpoint waits already"),
+        }
+    }
+
+    /// Whether the thread has ended, which it does only by failing.
+    pub fn has_failed(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Finishes what was handed over, writes the whole index, and ends the thread.
+    pub fn stop(self) -> Result<(), KeeperError> {
+        drop(self.checkpoints);
+        self.thread.join().unwrap_or(Err(KeeperError::Panicked))
+    }
+}
+
+fn run(
+    index: &Index,
+    syncer: &Syncer<DiskFiles>,
+    mut checkpoint: Checkpoint<DiskFiles, SledOverlay>,
+    work: &Receiver<CheckpointDelta>,
+) -> Result<(), KeeperError> {
+    loop {
+        match work.recv_timeout(FLUSH_INTERVAL) {
+            Ok(delta) => {
+                index.flush_through(delta.height)?;
+                syncer.sync_all()?;
+                checkpoint.apply(&delta)?;
+                tracing::info!(height = delta.height, accounts = delta.accounts.len(), "checkpoint written");
+                metrics::gauge!("zeni_api_checkpoint_height").set(delta.height as f64);
+            }
+            Err(RecvTimeoutError::Timeout) => while index.flush()? > 0 {},
+            Err(RecvTimeoutError::Disconnected) => {
+                index.flush_all()?;
+                return Ok(());
+            }
+        }
+        metrics::gauge!("zeni_api_index_flushed_height").set(index.flushed().0 as f64);
+        metrics::gauge!("zeni_api_index_memory_payments").set(index.memory_payments() as f64);
+    }
+}

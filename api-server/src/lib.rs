@@ -1,0 +1,22 @@
+//! The API server: follows the chain, executes it itself, keeps its own index, and answers HTTP.
+//!
+//! One OS thread ([`follower`]) owns the follower and its log; another ([`keeper`]) writes index and checkpoints in the
+//! background. Requests read the log and the index from any thread ([`chronicle`]), and ask the follower's thread for
+//! accounts. Submissions go to the nodes at once and are answered when one of them has them on disk.
+
+pub mod api;
+pub mod chronicle;
+pub mod config;
+pub mod events;
+pub mod follower;
+pub mod keeper;
+pub mod node_watch;
+pub mod payment_json;
+pub mod problem;
+pub mod progress;
+pub mod rfc3339;
+pub mod routes;
+pub mod run;
+pub mod server;
+pub mod store;
+pub mod submissions;

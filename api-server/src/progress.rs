@@ -1,0 +1,197 @@
+//! How far this server is, and whether it may be asked.
+
+use std::sync::{PoisonError, RwLock};
+
+use zeni_consensus::Mode;
+
+/// Blocks that this server may be behind the best node and still be ready.
+pub const LAG_MAX: u64 = 1;
+
+/// What a node last told of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// `None` while it does not answer.
+    pub told: Option<NodeTold>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTold {
+    pub mode: Mode,
+    pub height: u64,
+    pub pending: u64,
+    pub live: u16,
+    pub version: String,
+}
+
+/// Why the server is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error("no node is connected")]
+    NoConnection,
+    #[error("no node has told its height yet")]
+    NoHeight,
+    #[error("the chain is followed up to height {height}, the best node has {best}")]
+    Behind { height: u64, best: u64 },
+    #[error("the server is stopping")]
+    Stopping,
+}
+
+/// Written by the follower's thread and the node watch, read by requests.
+#[derive(Debug)]
+pub struct Progress {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The node that the chain is followed from, by its place in the config.
+    followed: Option<usize>,
+    height: u64,
+    /// The greatest height that the followed node told.
+    told: u64,
+    nodes: Vec<NodeSeen>,
+    stopping: bool,
+}
+
+impl Progress {
+    pub fn new(nodes: usize) -> Self {
+        let nodes = vec![NodeSeen::default(); nodes];
+        Self { inner: RwLock::new(Inner { nodes, ..Inner::default() }) }
+    }
+
+    /// The node that the chain is followed from, `None` if no connection stands.
+    pub fn follow(&self, node: Option<usize>) {
+        self.write().followed = node;
+    }
+
+    /// The height executed here, and the best one that the followed node told.
+    pub fn advance(&self, height: u64, told: u64) {
+        let mut inner = self.write();
+        (inner.height, inner.told) = (height, told);
+    }
+
+    /// What a node told of itself; `None` if it did not answer.
+    pub fn saw(&self, node: usize, told: Option<NodeTold>) {
+        if let Some(seen) = self.write().nodes.get_mut(node) {
+            seen.told = told;
+        }
+    }
+
+    pub fn stop(&self) {
+        self.write().stopping = true;
+    }
+
+    pub fn followed(&self) -> Option<usize> {
+        self.read().followed
+    }
+
+    pub fn nodes(&self) -> Vec<NodeSeen> {
+        self.read().nodes.clone()
+    }
+
+    /// The greatest height that any node told.
+    pub fn best_height(&self) -> u64 {
+        self.read().best_height()
+    }
+
+    /// Blocks behind the best node.
+    pub fn lag(&self) -> u64 {
+        let inner = self.read();
+        inner.best_height().saturating_sub(inner.height)
+    }
+
+    /// Whether this server may be asked.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        let inner = self.read();
+        if inner.stopping {
+            return Err(NotReady::Stopping);
+        }
+        if inner.followed.is_none() {
+            return Err(NotReady::NoConnection);
+        }
+        if inner.told == 0 && inner.nodes.iter().all(|node| node.told.is_none()) {
+            return Err(NotReady::NoHeight);
+        }
+        let (height, best) = (inner.height, inner.best_height());
+        if height + LAG_MAX < best {
+            return Err(NotReady::Behind { height, best });
+        }
+        Ok(())
+    }
+
+    /// A node that is more than [`LAG_MAX`] blocks ahead of the followed one and would be better to follow.
+    pub fn better_node(&self) -> Option<usize> {
+        let inner = self.read();
+        let followed = inner.nodes.get(inner.followed?)?.told.as_ref().map_or(inner.told, |told| told.height);
+        let heights =
+            inner.nodes.iter().enumerate().filter_map(|(place, node)| Some((node.told.as_ref()?.height, place)));
+        heights.max().filter(|(height, _)| *height > followed + LAG_MAX).map(|(_, place)| place)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn best_height(&self) -> u64 {
+        let nodes = self.nodes.iter().filter_map(|node| node.told.as_ref()).map(|told| told.height);
+        nodes.max().unwrap_or(0).max(self.told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(height: u64) -> Option<NodeTold> {
+        Some(NodeTold { mode: Mode::Active, height, pending: 0, live: 1, version: String::new() })
+    }
+
+    #[test]
+    fn is_ready_only_with_a_connection_and_near_the_best_node() {
+        let progress = Progress::new(2);
+        assert_eq!(progress.ready(), Err(NotReady::NoConnection));
+        progress.follow(Some(0));
+        assert_eq!(progress.ready(), Err(NotReady::NoHeight));
+        progress.saw(1, told(10));
+        assert_eq!(progress.ready(), Err(NotReady::Behind { height: 0, best: 10 }));
+        progress.advance(8, 8);
+        assert_eq!(progress.ready(), Err(NotReady::Behind { height: 8, best: 10 }));
+        progress.advance(9, 9);
+        assert_eq!(progress.ready(), Ok(()));
+        progress.follow(None);
+        assert_eq!(progress.ready(), Err(NotReady::NoConnection));
+        progress.follow(Some(1));
+        progress.stop();
+        assert_eq!(progress.ready(), Err(NotReady::Stopping));
+    }
+
+    #[test]
+    fn a_node_that_stopped_answering_no_longer_counts() {
+        let progress = Progress::new(2);
+        progress.follow(Some(0));
+        progress.saw(1, told(10));
+        progress.saw(0, told(1));
+        progress.advance(1, 1);
+        assert_eq!(progress.lag(), 9);
+        progress.saw(1, None);
+        assert_eq!((progress.lag(), progress.ready()), (0, Ok(())));
+    }
+
+    #[test]
+    fn a_node_far_ahead_is_better_to_follow() {
+        let progress = Progress::new(3);
+        assert_eq!(progress.better_node(), None);
+        progress.follow(Some(0));
+        progress.saw(0, told(5));
+        progress.saw(1, told(6));
+        assert_eq!(progress.better_node(), None);
+        progress.saw(2, told(7));
+        assert_eq!(progress.better_node(), Some(2));
+    }
+}

@@ -1,0 +1,123 @@
+//! Server-sent events of the chain.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream::{Stream, unfold};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use zeni_ledger::{BlockId, Genesis};
+
+use super::blocks::block_json;
+use super::query_of;
+use crate::api::Api;
+use crate::chronicle::Head;
+use crate::events::{ChainEvent, Cursor, EventId, ResumeError};
+use crate::problem::Problem;
+
+/// A comment is sent after this much silence, so that proxies keep the stream open.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    /// For readers that cannot set the header of the same meaning.
+    last_event_id: Option<String>,
+    /// Begins behind this block; if it is no longer canonical, a `reorg` event comes first.
+    after_block: Option<String>,
+}
+
+/// GET /v1/events: from `Last-Event-ID` on without a gap, or from now on.
+pub(super) async fn stream(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let query = query_of(query)?;
+    let slot = Arc::clone(&api.event_streams).try_acquire_owned();
+    let slot = slot.map_err(|_| Problem::overloaded("too many event streams are open", 5))?;
+    let head = api.chronicle.watch();
+    let (cursor, first) = begin(&api, &headers, query).await?;
+    let stopping = api.stopping.clone();
+    let reader = Reader { api, cursor, ready: first.into_iter().collect(), head, stopping, _slot: slot };
+    let events = unfold(reader, |mut reader| async move {
+        let event = reader.next().await?;
+        Some((Ok(event), reader))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+async fn begin(api: &Api, headers: &HeaderMap, query: EventsQuery) -> Result<(Cursor, Option<ChainEvent>), Problem> {
+    if let Some(text) = query.after_block {
+        let bad =
+            || Problem::malformed("after_block is a block's id of 64 hexadecimal digits").with("field", "after_block");
+        let id = BlockId::from_hex(&text).ok_or_else(bad)?;
+        let cursor = api.read(move |chronicle| match Cursor::behind_block(chronicle, id) {
+            Ok(cursor) => Ok(Some(cursor)),
+            Err(ResumeError::UnknownBlock(_)) => Ok(None),
+            Err(ResumeError::Chronicle(error)) => Err(error),
+        });
+        let cursor = cursor.await?.ok_or_else(|| Problem::unknown_block(&text))?;
+        return Ok((cursor, None));
+    }
+    let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().to_owned());
+    let Some(text) = header.or(query.last_event_id) else { return Ok((Cursor::at_head(&api.chronicle), None)) };
+    let bad = || Problem::malformed("Last-Event-ID is height:index, as events carry it").with("field", "Last-Event-ID");
+    let last = EventId::parse(&text).ok_or_else(bad)?;
+    api.read(move |chronicle| Cursor::behind(chronicle, last.height)).await
+}
+
+struct Reader {
+    api: Arc<Api>,
+    cursor: Cursor,
+    /// Events to send before the chain is looked at again.
+    ready: VecDeque<ChainEvent>,
+    head: watch::Receiver<Head>,
+    stopping: watch::Receiver<bool>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// The next event; `None` ends the stream (the server stops, or reading the chain failed), after which a reader
+    /// comes back with its last id.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(sse(self.api.chronicle.genesis(), &event));
+            }
+            if *self.stopping.borrow() {
+                return None;
+            }
+            self.head.mark_unchanged();
+            let mut cursor = self.cursor;
+            let looked = self.api.read(move |chronicle| cursor.advance(chronicle).map(|events| (cursor, events)));
+            let (cursor, events) = looked.await.ok()?;
+            self.cursor = cursor;
+            self.ready = events.into();
+            if self.ready.is_empty() {
+                tokio::select! {
+                    changed = self.head.changed() => changed.ok()?,
+                    _ = self.stopping.changed() => return None,
+                }
+            }
+        }
+    }
+}
+
+fn sse(genesis: &Genesis, event: &ChainEvent) -> Event {
+    let (name, data) = match event {
+        ChainEvent::Block(found) => ("block", block_json(genesis, found)),
+        ChainEvent::Reorg { height, id, undone } => {
+            let undone: Vec<String> = undone.iter().map(ToString::to_string).collect();
+            ("reorg", json!({ "height": height, "id": id.to_string(), "undone": undone }))
+        }
+    };
+    Event::default().event(name).id(event.id().to_string()).data(data.to_string())
+}
