@@ -111,14 +111,12 @@ fn bulk_answers(page: &Page) -> Result<Vec<Answer>, Failure> {
     let said = || String::from_utf8_lossy(&page.body[..page.body.len().min(300)]).into_owned();
     match page.status {
         status if status.is_success() => {}
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE if problem_code(page) == "overloaded" => {
             return Err(Failure::Overloaded { after_ms: page.retry_after_ms.unwrap_or(0) });
         }
-        // The server gave up waiting for a node: the payments may have been taken.
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => {
-            return Err(Failure::Disconnected(said()));
-        }
-        StatusCode::INTERNAL_SERVER_ERROR => return Err(Failure::Disconnected(said())),
+        // The server gave up waiting for its nodes, or on itself: the payments may have been taken.
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(Failure::Disconnected(said())),
+        status if status.is_server_error() => return Err(Failure::Disconnected(said())),
         status => return Err(Failure::Fatal(format!("the API server answers {status}: {}", said()))),
     }
     if page.content_type.starts_with(BINARY) {
@@ -127,6 +125,12 @@ fn bulk_answers(page: &Page) -> Result<Vec<Answer>, Failure> {
     let answer: BulkAnswer = serde_json::from_slice(&page.body)
         .map_err(|error| Failure::Fatal(format!("the API server answers nonsense: {error}")))?;
     answer.results.iter().map(json_answer).collect()
+}
+
+/// The stable code of a problem document (RFC 9457); empty if the page is none.
+fn problem_code(page: &Page) -> String {
+    let document: Option<serde_json::Value> = serde_json::from_slice(&page.body).ok();
+    document.and_then(|document| Some(document.get("code")?.as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn json_answer(result: &BulkResult) -> Result<Answer, Failure> {
@@ -155,29 +159,30 @@ fn compact_answers(body: &[u8]) -> Result<Vec<Answer>, Failure> {
     records.iter().map(read).collect()
 }
 
-/// The refusals' numbers on the wire and their stable codes.
+/// The numbers and stable codes of refusals in the API server's compact answer.
 const CODES: [(u16, &str); 16] = [
-    (2, "wrong_network"),
-    (3, "expired"),
-    (4, "valid_until_too_far"),
-    (5, "sequence_used"),
-    (6, "sequence_out_of_window"),
-    (7, "sequence_pending"),
-    (8, "unknown_token"),
-    (9, "unknown_account"),
-    (10, "unknown_receiver"),
-    (11, "zero_amount"),
-    (12, "to_self"),
-    (13, "unknown_flags"),
-    (14, "bad_signature"),
-    (15, "pending_limit"),
-    (16, "overloaded"),
-    (17, "disk_full"),
+    (1, "wrong_network"),
+    (2, "expired"),
+    (3, "valid_until_too_far"),
+    (4, "sequence_used"),
+    (5, "sequence_out_of_window"),
+    (6, "sequence_pending"),
+    (7, "unknown_token"),
+    (8, "unknown_account"),
+    (9, "unknown_receiver"),
+    (10, "zero_amount"),
+    (11, "to_self"),
+    (12, "unknown_flags"),
+    (13, "bad_signature"),
+    (14, "pending_limit"),
+    (15, "overloaded"),
+    (16, "disk_full"),
 ];
 
 fn refusal(code: &'static str) -> Answer {
     match code {
-        "sequence_used" => Answer::SequenceUsed,
+        // The API server resends on its own, so its first answer may come after an attempt of unknown fate.
+        "sequence_used" => Answer::Accepted,
         "sequence_out_of_window" | "pending_limit" | "overloaded" | "disk_full" => Answer::Later { after_ms: 0 },
         code => Answer::Refused { code },
     }
@@ -198,12 +203,12 @@ mod tests {
 
     #[test]
     fn reads_the_compact_answer() {
-        let body = [0, 2, 0, 0, 1, 1, 0, 0, 2, 0, 5, 0, 2, 0, 16, 0, 2, 0, 14, 0];
+        let body = [0, 2, 0, 0, 1, 1, 0, 0, 2, 0, 4, 0, 2, 0, 15, 0, 2, 0, 13, 0];
         let answers = bulk_answers(&page(200, BINARY, &body)).unwrap();
         let expected = [
             Answer::Accepted,
             Answer::Accepted,
-            Answer::SequenceUsed,
+            Answer::Accepted,
             Answer::Later { after_ms: 0 },
             Answer::Refused { code: "bad_signature" },
         ];
@@ -229,8 +234,12 @@ mod tests {
 
     #[test]
     fn statuses_tell_whether_to_ask_again() {
-        let overloaded = Page { retry_after_ms: Some(2_000), ..page(503, "application/problem+json", b"{}") };
-        assert_eq!(bulk_answers(&overloaded), Err(Failure::Overloaded { after_ms: 2_000 }));
+        let problem = |code: &str| Page {
+            retry_after_ms: Some(2_000),
+            ..page(503, "application/problem+json", format!("{{\"code\":\"{code}\"}}").as_bytes())
+        };
+        assert_eq!(bulk_answers(&problem("overloaded")), Err(Failure::Overloaded { after_ms: 2_000 }));
+        assert!(matches!(bulk_answers(&problem("no_node")), Err(Failure::Disconnected(_))));
         assert!(matches!(bulk_answers(&page(504, "", b"")), Err(Failure::Disconnected(_))));
         assert!(matches!(bulk_answers(&page(400, "", b"")), Err(Failure::Fatal(_))));
     }

@@ -2,11 +2,15 @@
 
 pub mod audit;
 pub mod book;
+pub mod chart;
 pub mod clock;
 pub mod delivery;
 pub mod dispatch;
 pub mod faults;
+pub mod findings;
 pub mod follow;
+pub mod host;
+pub mod html;
 pub mod http;
 pub mod latency;
 pub mod limit;
@@ -21,6 +25,9 @@ pub mod resources;
 pub mod router;
 pub mod scenario;
 pub mod schedule;
+pub mod stage;
+pub mod storm;
 pub mod storm_clock;
 pub mod tracker;
+pub mod up;
 pub mod watch;

@@ -56,6 +56,20 @@ fn spaced(count: u64, rate_per_s: u32) -> u64 {
     u64::try_from(us).expect("a phase ends within the lifetime of the machine")
 }
 
+/// How many payments the phases send of `total`; `None` if that depends on the speed.
+pub fn planned(phases: &[Phase], total: u64) -> Option<u64> {
+    let mut planned = 0u64;
+    for phase in phases {
+        planned += match (phase.payments, phase.duration_s, phase.rate_per_s) {
+            (Some(payments), _, _) => payments,
+            (None, Some(duration_s), Rate::PerSecond(rate)) => duration_s * u64::from(rate),
+            (None, Some(_), Rate::Full(_)) => return None,
+            (None, None, _) => total,
+        };
+    }
+    Some(planned.min(total))
+}
+
 /// Cuts a storm's phases into chunks.
 #[derive(Debug)]
 pub struct Pacer {
@@ -189,6 +203,17 @@ mod tests {
         assert_eq!(pacer.next_chunk(999_999).unwrap().first, 1_024);
         let after = pacer.next_chunk(1_200_000).unwrap();
         assert_eq!((after.first, after.intended_us(2_048, 0)), (2_048, 1_200_000));
+    }
+
+    #[test]
+    fn what_is_planned_is_what_is_sent() {
+        let by_time = phase(None, Some(2), Rate::PerSecond(100));
+        let rest = phase(None, None, Rate::Full(Full::Full));
+        for phases in [vec![by_time], vec![by_time, rest], vec![phase(Some(30), None, Rate::PerSecond(9)), by_time]] {
+            let sent = all(&mut Pacer::new(phases.clone(), 1_000), 0).iter().map(|chunk| u64::from(chunk.count)).sum();
+            assert_eq!(planned(&phases, 1_000), Some(sent));
+        }
+        assert_eq!(planned(&[phase(None, Some(2), Rate::Full(Full::Full))], 1_000), None);
     }
 
     #[test]

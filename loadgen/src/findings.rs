@@ -1,0 +1,201 @@
+//! Turns what a run saw into its report.
+
+use std::collections::BTreeMap;
+
+use crate::audit::{Settled, Verified};
+use crate::clock;
+use crate::faults::FaultRecord;
+use crate::follow;
+use crate::host;
+use crate::latency::Latencies;
+use crate::limit::Limit;
+use crate::measure::{self, BlockLoad, Slots};
+use crate::prepare::Prepared;
+use crate::report::{
+    BlockPoint, DoubleSpends, FaultReport, Latency, LimitReport, Report, Series, StartReport, Throughput,
+};
+use crate::storm::Run;
+use crate::tracker::Listed;
+
+/// What is known once a run is over, besides what the run itself holds.
+#[derive(Debug)]
+pub struct Findings {
+    pub settled: Settled,
+    /// The receiver's balance as each node tells it.
+    pub balances: Vec<i128>,
+    pub verified: Vec<Verified>,
+    pub faults: Vec<FaultRecord>,
+    pub limit: Limit,
+    /// What went wrong, in words.
+    pub failures: Vec<String>,
+    pub prepare_s: f64,
+    pub init_s: f64,
+    pub active_s: f64,
+    /// When the run began, Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// Payments by what execution made of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Executed {
+    duplicated: u64,
+    rejected: Option<u64>,
+}
+
+/// The report of a run, judged.
+pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
+    let (scenario, plan) = (&run.scenario, prepared.plan());
+    let slots = Slots { genesis_ms: run.genesis.time_ms, interval_ms: run.genesis.block_interval_ms };
+    let (blocks, undone, foreign) = follow::with(&run.scene.tracker, |tracker| {
+        (storm_blocks(tracker.blocks()), tracker.undone(), tracker.foreign())
+    });
+    let loads: Vec<BlockLoad> = blocks.iter().map(BlockLoad::from).collect();
+    let tally = run.book.tally();
+    let offered = offered(run);
+    let mut failures = findings.failures;
+    for record in &findings.faults {
+        failures.extend(record.unwilling.iter().map(|name| format!("{name} did not stop and was killed")));
+    }
+    let expected = plan.received(offered);
+    failures.extend(odd_balances(&findings.balances));
+    let complete = findings.settled.equal && tally.missing == 0 && tally.included == offered;
+    let mean = measure::mean_tps(tally.included, 0, findings.settled.at_us).filter(|_| complete);
+    let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
+    let executed =
+        executed(&findings.verified, &blocks, tally.included, foreign, findings.balances.first() == Some(&expected));
+    let limit = limit_report(&findings.limit, run.scene.links.len(), mean);
+    let included = Latencies::of_inclusion(&run.book, all_us);
+    let clock = run.scene.clock;
+    let at_s = |slot| (slots.genesis_ms + slot * slots.interval_ms) as f64 / 1e3 - clock.unix_ms(0) as f64 / 1e3;
+    let mut report = run.dispatch.with_outcome(|outcome| Report {
+        passed: false,
+        failures,
+        notes: notes(run),
+        scenario: scenario.name.clone(),
+        seed: scenario.seed,
+        accounts: scenario.accounts,
+        nodes: run.scene.links.len() as u64,
+        block_interval_ms: slots.interval_ms,
+        started: clock::rfc3339(findings.now_ms),
+        offered,
+        sent: tally.sent,
+        accepted: tally.accepted,
+        included: tally.included,
+        finals: None,
+        rejected: executed.rejected,
+        expired: outcome.refusals.get("expired").copied().unwrap_or(0),
+        refused: texts(&outcome.refusals),
+        lost: tally.missing,
+        duplicated: executed.duplicated,
+        listed_again: tally.listed_again,
+        final_reverted: None,
+        double_spends: DoubleSpends::default(),
+        throughput_tps: Throughput {
+            mean,
+            best_block: measure::best_block_tps(&loads, slots.interval_ms),
+            sent: measure::mean_tps(tally.sent, 0, all_us),
+        },
+        latency_ms: Latency {
+            accepted: outcome.accepted.percentiles(),
+            included: included.percentiles(),
+            finals: None,
+        },
+        receiver_balance: findings.balances.first().map(i128::to_string),
+        expected_balance: expected.to_string(),
+        nodes_state: findings.settled.states.clone(),
+        nodes_equal: findings.settled.equal,
+        verified: findings.verified.clone(),
+        faults: findings.faults.iter().map(|record| fault_report(run, record, &loads, slots)).collect(),
+        resends: texts(&outcome.resends),
+        blocks_undone: undone,
+        resources: run.resources(),
+        limit,
+        start: StartReport { prepare_s: findings.prepare_s, init_s: findings.init_s, active_s: findings.active_s },
+        version: env!("CARGO_PKG_VERSION").into(),
+        host: host::host(),
+        command: host::command(),
+        series: Series {
+            blocks: blocks.iter().map(|block| block_point(block, at_s(block.slot))).collect(),
+            accepted: outcome.accepted.course(),
+            included: included.course(),
+        },
+        settings: scenario.clone(),
+    });
+    report.judge();
+    report
+}
+
+/// Payments that the phases want to send: all that were sent if a phase ends by the clock at full speed.
+fn offered(run: &Run) -> u64 {
+    let planned = crate::schedule::planned(&run.scenario.phases, run.book.len());
+    planned.unwrap_or_else(|| run.book.tally().sent)
+}
+
+/// The blocks from the first to the last that lists payments of the storm, and the one before them.
+fn storm_blocks(all: &[Listed]) -> Vec<Listed> {
+    let first = all.iter().position(|block| block.ours > 0).unwrap_or(all.len());
+    let last = all.iter().rposition(|block| block.ours > 0).map_or(first, |place| place + 1);
+    all[first.saturating_sub(1).min(last)..last].to_vec()
+}
+
+fn block_point(block: &Listed, at_s: f64) -> BlockPoint {
+    let (height, slot, payments) = (block.height, block.slot, block.ours);
+    BlockPoint { height, slot, at_s, payments, proposer: block.proposer, rank: block.rank }
+}
+
+/// From the verified data if there is any. Otherwise the headers tell how many payments used a sequence, and an exact
+/// balance of the receiver that each of them moved its money.
+fn executed(verified: &[Verified], blocks: &[Listed], included: u64, foreign: u64, exact: bool) -> Executed {
+    if !verified.is_empty() {
+        let duplicated = verified.iter().map(|found| found.applied.saturating_sub(found.distinct)).max().unwrap_or(0);
+        return Executed { duplicated, rejected: verified.iter().map(|found| found.rejected).max() };
+    }
+    let receipts: u64 = blocks.iter().map(|block| block.receipts).sum();
+    Executed { duplicated: receipts.saturating_sub(included + foreign), rejected: exact.then_some(0) }
+}
+
+fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slots) -> FaultReport {
+    let clock = run.scene.clock;
+    let dip_defined = run.scenario.dip_is_defined(&record.fault);
+    let dip = measure::dip_ratio(loads, slots, clock.unix_ms(record.began_us), clock.unix_ms(record.ended_us));
+    FaultReport {
+        kind: record.fault.kind.to_string(),
+        targets: record.fault.targets.clone(),
+        at_s: record.began_us as f64 / 1e6,
+        duration_s: (record.ended_us - record.began_us) as f64 / 1e6,
+        dip_ratio: dip.filter(|_| dip_defined),
+        resync_s: record.resync_s,
+        dip_defined,
+    }
+}
+
+fn limit_report(limit: &Limit, nodes: usize, mean: Option<f64>) -> LimitReport {
+    let payments_per_s = limit.payments_per_s(nodes);
+    LimitReport {
+        verify_per_s_per_core: limit.verify_per_s_per_core,
+        cores: limit.cores,
+        payments_per_s,
+        ratio: mean.map(|mean| mean / payments_per_s),
+    }
+}
+
+fn odd_balances(balances: &[i128]) -> Option<String> {
+    let odd = balances.iter().any(|balance| Some(balance) != balances.first());
+    odd.then(|| format!("the nodes tell different balances of the receiver: {balances:?}"))
+}
+
+fn notes(run: &Run) -> Vec<String> {
+    let mut notes = vec![
+        "This ledger has no finality yet: `final` and `final_reverted` are null, and the mean ends with inclusion on \
+         equal nodes."
+            .to_owned(),
+    ];
+    if run.scenario.network.attach.is_none() {
+        notes.push("All nodes, the API server and the load generator share one machine.".into());
+    }
+    notes
+}
+
+fn texts(counts: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}

@@ -1,0 +1,261 @@
+//! The report as one page that needs nothing else: styles, charts and figures in a single file.
+
+use std::fmt::Write;
+
+use crate::chart::{Bar, Line, Mark, bars, escape, grouped, grouped_integer, lines};
+use crate::latency::{CoursePoint, Percentiles};
+use crate::report::{BlockPoint, Report};
+
+const STYLE: &str = include_str!("page.css");
+
+/// Renders the page.
+pub fn render(report: &Report) -> String {
+    let title = escape(&format!("{} — payment storm", report.scenario));
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n<main>\n"
+    );
+    page.push_str(&head(report));
+    page.push_str(&tiles(report));
+    page.push_str(&verdicts(report));
+    page.push_str(&throughput(report));
+    page.push_str(&latency(report));
+    page.push_str(&faults(report));
+    page.push_str(&nodes(report));
+    page.push_str(&resources(report));
+    page.push_str(&circumstances(report));
+    page.push_str("</main>\n</html>\n");
+    page
+}
+
+fn head(report: &Report) -> String {
+    let (class, word) = if report.passed { ("good", "passed") } else { ("bad", "failed") };
+    let target = format!("{:?}", report.settings.target).to_lowercase();
+    format!(
+        "<h1>{} <span class=\"badge {class}\">{word}</span></h1>\n<p class=\"sub\">{} payments of {} accounts to {} \
+         nodes with {} s blocks, target {target}, begun {}</p>\n",
+        escape(&report.scenario),
+        grouped_integer(report.offered.into()),
+        grouped_integer(report.accounts.into()),
+        report.nodes,
+        grouped(report.block_interval_ms as f64 / 1_000.0),
+        escape(&report.started),
+    )
+}
+
+fn tiles(report: &Report) -> String {
+    let rate = |found: Option<f64>| found.map_or("–".into(), |found| format!("{}/s", grouped(found.round())));
+    let accepted = report.latency_ms.accepted;
+    let balance = report.receiver_balance.as_ref().and_then(|text| text.parse().ok()).map(grouped_integer);
+    let ratio = report.limit.ratio.map_or("–".into(), |ratio| format!("{:.0} %", ratio * 100.0));
+    let tiles = [
+        (rate(report.throughput_tps.mean), "mean throughput"),
+        (rate(report.throughput_tps.best_block), "best block"),
+        (
+            accepted.map_or("–".into(), |found| format!("{} ms", grouped(found.p90.round()))),
+            "accepted, 90th percentile",
+        ),
+        (format!("{} / {}", report.lost, report.duplicated), "payments lost / duplicated"),
+        (balance.unwrap_or("–".into()), "receiver's balance"),
+        (ratio, "of this machine's signature limit"),
+    ];
+    let tile = |(value, name): &(String, &str)| {
+        format!("<div class=\"tile\"><b>{}</b><span>{name}</span></div>\n", escape(value))
+    };
+    format!("<div class=\"tiles\">\n{}</div>\n", tiles.iter().map(tile).collect::<String>())
+}
+
+fn verdicts(report: &Report) -> String {
+    let list = |items: &[String]| items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect::<String>();
+    let mut html = String::new();
+    if !report.failures.is_empty() {
+        put(
+            &mut html,
+            format_args!(
+                "<h2>What failed</h2>\n<div class=\"card failures\"><ul>{}</ul></div>\n",
+                list(&report.failures)
+            ),
+        );
+    }
+    if !report.notes.is_empty() {
+        put(&mut html, format_args!("<h2>To know</h2>\n<div class=\"card\"><ul>{}</ul></div>\n", list(&report.notes)));
+    }
+    html
+}
+
+fn marks(report: &Report) -> Vec<Mark> {
+    (report.faults.iter())
+        .map(|fault| Mark {
+            from_s: fault.at_s,
+            until_s: fault.at_s + fault.duration_s,
+            label: format!("{} {}", fault.kind, fault.targets.join(", ")),
+        })
+        .collect()
+}
+
+fn throughput(report: &Report) -> String {
+    let interval_s = report.block_interval_ms as f64 / 1_000.0;
+    let bar = |block: &BlockPoint| {
+        let value = block.payments as f64 / interval_s;
+        let title = format!(
+            "block {} at {:.1} s: {} payments, {}/s, by node {} (rank {})",
+            block.height,
+            block.at_s,
+            grouped_integer(block.payments.into()),
+            grouped(value.round()),
+            block.proposer + 1,
+            block.rank
+        );
+        Bar { at_s: block.at_s, width_s: interval_s, value, title }
+    };
+    let chart: Vec<Bar> = report.series.blocks.iter().map(bar).collect();
+    let svg = bars("payments a second in each block", &chart, &marks(report));
+    format!("<h2>Payments a second, block by block</h2>\n<div class=\"card\">{svg}</div>\n")
+}
+
+fn latency(report: &Report) -> String {
+    let line = |name, class, course: &[CoursePoint], value: fn(&CoursePoint) -> f64| Line {
+        name,
+        class,
+        points: course.iter().map(|point| (point.at_s, value(point))).collect(),
+    };
+    let series = &report.series;
+    let chart = [
+        line("accepted, median", "accepted median", &series.accepted, |point| point.p50_ms),
+        line("accepted, 99th percentile", "accepted", &series.accepted, |point| point.p99_ms),
+        line("included, median", "included median", &series.included, |point| point.p50_ms),
+        line("included, 99th percentile", "included", &series.included, |point| point.p99_ms),
+    ];
+    let svg = lines("latency in milliseconds by the time of the intended send", &chart, &marks(report));
+    let legend = |class: &str, dotted: &str, name: &str| {
+        format!("<span><i class=\"{dotted}\" style=\"border-color: var(--{class})\"></i>{name}</span>")
+    };
+    let legends = [
+        legend("accepted", "", "accepted, 99th percentile"),
+        legend("accepted", "dotted", "median"),
+        legend("included", "", "included, 99th percentile"),
+        legend("included", "dotted", "median"),
+    ];
+    let row = |name: &str, found: Option<Percentiles>| match found {
+        Some(found) => {
+            let cells = [found.p50, found.p90, found.p99, found.p999, found.max];
+            let cells: String = cells.iter().map(|value| format!("<td>{}</td>", grouped(value.round()))).collect();
+            format!("<tr><td>{name}</td>{cells}</tr>")
+        }
+        None => format!("<tr><td>{name}</td><td colspan=\"5\">not yet</td></tr>"),
+    };
+    let latency = &report.latency_ms;
+    format!(
+        "<h2>Latency from the intended send, in milliseconds</h2>\n<div class=\"card\"><div class=\"legend\">{}</div>{svg}\
+         </div>\n<div class=\"card\" style=\"margin-top: 12px\"><table><tr><th></th><th>p50</th><th>p90</th><th>p99</th>\
+         <th>p99.9</th><th>max</th></tr>{}{}{}</table></div>\n",
+        legends.concat(),
+        row("accepted", latency.accepted),
+        row("included", latency.included),
+        row("final", latency.finals),
+    )
+}
+
+fn faults(report: &Report) -> String {
+    if report.faults.is_empty() {
+        return String::new();
+    }
+    let told = |found: Option<f64>| found.map_or("–".into(), |found| format!("{found:.3}"));
+    let rows: String = (report.faults.iter())
+        .map(|fault| {
+            format!(
+                "<tr><td>{} {}</td><td>{:.1} s</td><td>{:.1} s</td><td>{}</td><td>{} s</td></tr>",
+                escape(&fault.kind),
+                escape(&fault.targets.join(", ")),
+                fault.at_s,
+                fault.duration_s,
+                told(fault.dip_ratio),
+                told(fault.resync_s)
+            )
+        })
+        .collect();
+    format!(
+        "<h2>Faults</h2>\n<div class=\"card\"><table><tr><th></th><th>at</th><th>for</th><th>dip ratio</th>\
+         <th>back after restart</th></tr>{rows}</table></div>\n"
+    )
+}
+
+fn nodes(report: &Report) -> String {
+    let rows: String = (report.nodes_state.iter())
+        .map(|state| {
+            format!(
+                "<tr><td>{}</td><td>{}</td><td class=\"hash\">{}</td><td class=\"hash\">{}</td></tr>",
+                escape(&state.node),
+                grouped_integer(state.height.into()),
+                escape(&short(&state.block)),
+                escape(&short(&state.state_root))
+            )
+        })
+        .collect();
+    let equal = if report.nodes_equal { "equal" } else { "not equal" };
+    format!(
+        "<h2>Nodes at the end: {equal}</h2>\n<div class=\"card\"><table><tr><th></th><th>height</th><th>block</th>\
+         <th>state root</th></tr>{rows}</table></div>\n"
+    )
+}
+
+fn short(hash: &str) -> String {
+    hash.chars().take(24).collect::<String>() + "…"
+}
+
+fn resources(report: &Report) -> String {
+    let mib = |bytes: u64| format!("{} MiB", grouped((bytes as f64 / f64::from(1 << 20)).round()));
+    let rows: String = (report.resources.iter())
+        .map(|(name, usage)| {
+            format!(
+                "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escape(name),
+                usage.cpu_s,
+                mib(usage.rss_max_bytes),
+                mib(usage.disk_bytes),
+                mib(usage.written_bytes),
+                usage.fsyncs.map_or("–".into(), |fsyncs| grouped_integer(fsyncs.into())),
+            )
+        })
+        .collect();
+    format!(
+        "<h2>Resources</h2>\n<div class=\"card\"><table><tr><th></th><th>processor time</th><th>largest memory</th>\
+         <th>data directory</th><th>written</th><th>syncs</th></tr>{rows}</table></div>\n"
+    )
+}
+
+fn circumstances(report: &Report) -> String {
+    let (limit, host, start) = (&report.limit, &report.host, &report.start);
+    let rows = [
+        ("machine", format!("{}, {} cores, {} GiB, {}", host.cpu, host.cores, host.memory_bytes >> 30, host.kernel)),
+        (
+            "signature limit",
+            format!(
+                "{}/s a core; {} nodes on this machine stop at {} payments/s",
+                grouped(limit.verify_per_s_per_core.round()),
+                report.nodes,
+                grouped(limit.payments_per_s.round())
+            ),
+        ),
+        (
+            "start",
+            format!(
+                "prepared {:.1} s, data made {:.1} s, active {:.1} s",
+                start.prepare_s, start.init_s, start.active_s
+            ),
+        ),
+        ("version", report.version.clone()),
+    ];
+    let rows: String =
+        rows.iter().map(|(name, value)| format!("<tr><td>{name}</td><td>{}</td></tr>", escape(value))).collect();
+    format!(
+        "<h2>Circumstances</h2>\n<div class=\"card\"><table>{rows}<tr><td>command</td><td><code>{}</code></td></tr>\
+         </table></div>\n",
+        escape(&report.command)
+    )
+}
+
+fn put(html: &mut String, arguments: std::fmt::Arguments<'_>) {
+    html.write_fmt(arguments).expect("writing to a text never fails");
+}

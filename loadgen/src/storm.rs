@@ -1,0 +1,295 @@
+//! A storm from its scenario file to its report.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use zeni_ledger::Genesis;
+
+use crate::audit::{self, AuditError, Verified};
+use crate::book::Book;
+use crate::clock;
+use crate::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
+use crate::faults::{self, FaultRecord, Scene};
+use crate::findings::{self, Findings};
+use crate::follow;
+use crate::html;
+use crate::limit::{self, Limit};
+use crate::network::{NetworkError, Programs};
+use crate::prepare::{self, PrepareError, Prepared};
+use crate::process::ProcessError;
+use crate::report::{HTML_FILE, REPORT_FILE, Report};
+use crate::resources::{self, Meter, Usage};
+use crate::router::{Preference, Router};
+use crate::scenario::{Phase, Rate, Scenario, ScenarioError, Target};
+use crate::schedule::Pacer;
+use crate::stage::{self, Stage, StageError};
+use crate::storm_clock::StormClock;
+use crate::tracker::Tracker;
+use crate::watch;
+
+/// Between the stage being set and the first payment.
+const BREATH: Duration = Duration::from_millis(500);
+
+/// Where a run works.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Prepared input, used again by later runs.
+    pub data: PathBuf,
+    /// Run directories.
+    pub runs: PathBuf,
+    pub programs: Programs,
+}
+
+/// Why a run has no verdict.
+#[derive(Debug, thiserror::Error)]
+pub enum StormError {
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error("{action} {}: {error}", path.display())]
+    File { action: &'static str, path: PathBuf, error: io::Error },
+    #[error("the prepared payments do not verify; delete {} and prepare again", path.display())]
+    BadInput { path: PathBuf },
+    #[error("a task of the run ended unexpectedly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs a scenario and writes its report. Dropping the future kills every process that it started.
+pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf), StormError> {
+    let now_ms = clock::unix_ms();
+    let prepare_begun = Instant::now();
+    let prepared = prepare_off_thread(&places.data, &scenario, now_ms).await?;
+    let prepare_s = if prepared.reused { 0.0 } else { prepare_begun.elapsed().as_secs_f64() };
+    let deadline = Instant::now() + Duration::from_secs(scenario.timeouts.run_s);
+    let directory = places.runs.join(format!("{}-{}", scenario.name, clock::compact(now_ms)));
+    fs::create_dir_all(&directory).map_err(file_error("creating", &directory))?;
+    eprintln!("run directory {}", directory.display());
+    let limit = measure_limit(&prepared).await?;
+    let patience = Duration::from_secs(scenario.timeouts.start_s);
+    let stage = stage::set(&directory, &prepared, &scenario.network, &places.programs, patience).await?;
+    let (init_s, active_s) = (stage.init.as_secs_f64(), stage.active.as_secs_f64());
+    eprintln!("all nodes active after {active_s:.1} s; storming");
+    let path = prepared.payments_file();
+    let file = PaymentsFile::open(&path).map_err(file_error("opening", &path))?;
+    let mut run = Run::new(scenario, &prepared, file, stage);
+    let mut failures = run.storm(deadline).await?;
+    // A storm that broke down is looked at as it lies.
+    let settle = if failures.is_empty() { Duration::from_secs(run.scenario.timeouts.settle_s) } else { BREATH };
+    let settle_until = deadline.min(Instant::now() + settle);
+    let settled = audit::settle(&run.scene, &run.book, settle_until).await;
+    let faults = run.end_faults(settle_until.max(Instant::now() + BREATH).min(deadline)).await?;
+    let balances = match audit::balances(&run.scene.links, &prepared.plan()).await {
+        Ok(balances) => balances,
+        Err(error) => {
+            failures.push(error.to_string());
+            Vec::new()
+        }
+    };
+    let verified = run.close(deadline, &mut failures).await?;
+    let findings =
+        Findings { settled, balances, verified, faults, limit, failures, prepare_s, init_s, active_s, now_ms };
+    let report = findings::report(&run, &prepared, findings);
+    write(&directory, &report)?;
+    Ok((report, directory))
+}
+
+/// Writes `report.json` and `report.html` into a run directory.
+pub fn write(directory: &Path, report: &Report) -> Result<(), StormError> {
+    let text = serde_json::to_string_pretty(report).expect("plain fields, every number finite");
+    for (name, content) in [(REPORT_FILE, text), (HTML_FILE, html::render(report))] {
+        let path = directory.join(name);
+        fs::write(&path, content).map_err(file_error("writing", &path))?;
+    }
+    Ok(())
+}
+
+/// A storm that is on.
+#[derive(Debug)]
+pub struct Run {
+    pub scenario: Scenario,
+    pub genesis: Genesis,
+    pub book: Arc<Book>,
+    pub scene: Scene,
+    pub dispatch: Arc<Dispatch>,
+    stage: Stage,
+    faults: JoinSet<Result<FaultRecord, NetworkError>>,
+    follower: JoinSet<()>,
+}
+
+impl Run {
+    fn new(scenario: Scenario, prepared: &Prepared, file: PaymentsFile, stage: Stage) -> Self {
+        let clock = StormClock::starting_in(BREATH);
+        let book = Arc::new(Book::new(prepared.meta.payments));
+        let tracker = Tracker::new(prepared.plan(), &prepared.genesis, Arc::clone(&book));
+        let tracker = Arc::new(Mutex::new(tracker));
+        let scene = Scene {
+            network: Arc::clone(&stage.network),
+            meter: Arc::new(Mutex::new(Meter::default())),
+            links: stage.links.clone(),
+            tracker,
+            http: stage.http.clone(),
+            api: stage.api.clone(),
+            clock,
+            patience: Duration::from_secs(scenario.timeouts.stop_s),
+        };
+        let gates = gates(&scenario, &stage);
+        let preference = match scenario.target {
+            Target::One => Preference::One(scenario.target_place()),
+            Target::Spread => Preference::Spread,
+            Target::Api => Preference::One(0),
+        };
+        let router = Router::new(preference, gates.len());
+        let submit_timeout = Duration::from_millis(scenario.timeouts.submit_ms);
+        let expected_us = expected_us(&scenario.phases, prepared.meta.payments);
+        let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
+        let mut follower = JoinSet::new();
+        let (nodes, watcher) = (stage.nodes.clone(), stage.watcher.clone());
+        let first = scenario.target_place();
+        follower.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
+        let genesis = prepared.genesis.clone();
+        Self { scenario, genesis, book, scene, dispatch, stage, faults: JoinSet::new(), follower }
+    }
+
+    /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
+    async fn storm(&mut self, deadline: Instant) -> Result<Vec<String>, StormError> {
+        for fault in &self.scenario.faults {
+            self.faults.spawn(faults::carry_out(self.scene.clone(), fault.clone()));
+        }
+        let pacer = Pacer::new(self.scenario.phases.clone(), self.book.len());
+        let book = Arc::clone(&self.book);
+        tokio::select! {
+            sent = Arc::clone(&self.dispatch).run(pacer) => sent?,
+            error = watch::watch(self.scene.clone(), &book) => return Ok(vec![error.to_string()]),
+            () = sleep_until(deadline) => {
+                return Ok(vec![format!("not all payments were answered within {} s", self.scenario.timeouts.run_s)]);
+            }
+        }
+        // A fault that outlasts the payments still happens and is undone; the run waits for it, and for what follows.
+        let last_us = self.scenario.faults.iter().map(|fault| fault.end_s() * 1_000_000).max().unwrap_or(0);
+        let wait = deadline.min(self.scene.clock.instant(last_us).into());
+        tokio::select! {
+            error = watch::watch(self.scene.clone(), &book) => Ok(vec![error.to_string()]),
+            () = sleep_until(wait) => Ok(Vec::new()),
+        }
+    }
+
+    /// What the faults did; one that is not over by `deadline` is cut off.
+    async fn end_faults(&mut self, deadline: Instant) -> Result<Vec<FaultRecord>, StormError> {
+        let mut records = Vec::new();
+        let all = async {
+            while let Some(ended) = self.faults.join_next().await {
+                records.push(ended??);
+            }
+            Ok::<_, StormError>(())
+        };
+        match tokio::time::timeout_at(deadline, all).await {
+            Ok(ended) => ended?,
+            Err(_) => self.faults.abort_all(),
+        }
+        records.sort_by_key(|record| record.began_us);
+        Ok(records)
+    }
+
+    /// Takes the last readings, stops what was started here, and verifies the data if the scenario says so.
+    async fn close(&mut self, deadline: Instant, failures: &mut Vec<String>) -> Result<Vec<Verified>, StormError> {
+        let names = watch::names(&self.scene).await;
+        watch::note_fsyncs(&self.scene, &names).await;
+        self.follower.abort_all();
+        let killed = {
+            let mut network = self.stage.network.lock().await;
+            network.members.iter().for_each(|member| watch::note_usage(&self.scene, member));
+            network.stop(self.scene.patience).await?
+        };
+        failures.extend(killed.iter().map(|name| format!("{name} did not stop within {:?}", self.scene.patience)));
+        let mine = !self.stage.network.lock().await.members.is_empty();
+        if !mine || !self.scenario.audit.verify {
+            return Ok(Vec::new());
+        }
+        let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(60));
+        match audit::verify(&self.scene, patience).await {
+            Ok(verified) => Ok(verified),
+            Err(error) => {
+                failures.push(error.to_string());
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// What every process used, this one included.
+    pub fn resources(&self) -> std::collections::BTreeMap<String, Usage> {
+        let meter = self.scene.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = std::collections::BTreeMap::new();
+        if let Ok(network) = self.stage.network.try_lock() {
+            for member in &network.members {
+                if let Some(usage) = meter.total(&member.process.name) {
+                    let disk_bytes = resources::directory_bytes(&member.data);
+                    all.insert(member.process.name.clone(), Usage { disk_bytes, ..usage });
+                }
+            }
+        }
+        all.extend(resources::read(std::process::id()).map(|usage| ("loadgen".to_owned(), usage)));
+        all
+    }
+}
+
+fn gates(scenario: &Scenario, stage: &Stage) -> Vec<Gate> {
+    match (scenario.target, &stage.api) {
+        (Target::Api, Some(address)) => vec![Gate::Api { http: stage.http.clone(), address: address.clone() }],
+        _ => stage.links.iter().map(|link| Gate::Node(Arc::clone(link))).collect(),
+    }
+}
+
+/// How long the phases last at their rates; full speed is guessed, for it decides only how charts are cut.
+fn expected_us(phases: &[Phase], payments: u64) -> u64 {
+    const GUESS_PER_S: u64 = 20_000;
+    let seconds = phases.iter().map(|phase| match (phase.duration_s, phase.rate_per_s) {
+        (Some(duration_s), _) => duration_s,
+        (None, Rate::PerSecond(rate)) => phase.payments.unwrap_or(payments) / u64::from(rate),
+        (None, Rate::Full(_)) => phase.payments.unwrap_or(payments) / GUESS_PER_S,
+    });
+    seconds.sum::<u64>().max(1) * 1_000_000
+}
+
+async fn prepare_off_thread(root: &Path, scenario: &Scenario, now_ms: u64) -> Result<Prepared, StormError> {
+    let (root, parameters) = (root.to_path_buf(), scenario.parameters());
+    let prepared = tokio::task::spawn_blocking(move || prepare::prepare(&root, &parameters, now_ms)).await??;
+    let how = if prepared.reused { "found" } else { "made" };
+    eprintln!("prepared input {how} in {}", prepared.directory.display());
+    Ok(prepared)
+}
+
+async fn measure_limit(prepared: &Prepared) -> Result<Limit, StormError> {
+    let path = prepared.payments_file();
+    let file = PaymentsFile::open(&path).map_err(file_error("opening", &path))?;
+    let count = (prepared.meta.payments as usize).min(limit::SAMPLE_MAX);
+    let sample = file.read(0, count).map_err(file_error("reading", &path))?;
+    let genesis = prepared.genesis_id;
+    let measured = tokio::task::spawn_blocking(move || limit::measure(&sample, &genesis, limit::MEASURE)).await?;
+    let limit = measured.ok_or_else(|| StormError::BadInput { path: prepared.directory.clone() })?;
+    eprintln!(
+        "this machine checks {:.0} signatures a second on each of {} cores",
+        limit.verify_per_s_per_core, limit.cores
+    );
+    Ok(limit)
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StormError + use<> {
+    let path = path.to_path_buf();
+    move |error| StormError::File { action, path, error }
+}
