@@ -189,3 +189,6 @@ fn decode(id: AccountId, content: &[u8]) -> Result<Account, StorageError> {
     let account = Account::decode_content(id, &mut decoder).and_then(|account| decoder.finish().map(|()| account));
     account.map_err(|error| StorageError::CheckpointDamaged { what: format!("account {id}: {error}") })
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl DiskFiles {
     /// As [`Self::open`], with at most `tries` tries at the lock.
     pub fn open_within(directory: &Path, tries: u32) -> Result<Self, StorageError> {
         let shown = directory.display().to_string();
-        fs::create_dir_all(directory).map_err(StorageError::io(&shown, "creating the directory"))?;
+        create_durably(directory).map_err(StorageError::io(&shown, "creating the directory"))?;
         let path = directory.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = file.map_err(StorageError::io(&shown, "opening the lock file in"))?;
@@ -56,6 +56,18 @@ impl DiskFiles {
     /// The directory itself, for what does its own I/O (sled).
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+/// Creates the directory if need be, and makes its name durable.
+fn create_durably(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    match directory.canonicalize()?.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -9,6 +9,11 @@ use crate::frame::Frame;
 use crate::segment::{self, FRAMES_AT, FoundHeader, Header, Walk, damage};
 use crate::stream::Which;
 
+/// What is read at once of a file with unreadable sectors.
+const SECTOR_BYTES: usize = 4_096;
+/// `EIO`: the error of a disk that cannot read a sector.
+pub(crate) const UNREADABLE: i32 = rustix::io::Errno::IO.raw_os_error();
+
 /// A segment file as found, or the gap where one should be.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
@@ -147,11 +152,20 @@ impl Survey {
     }
 }
 
-/// The first bytes of a file, at most `limit`.
+/// The first bytes of a file, at most `limit`. Sectors that the disk cannot read any more come as zeros, so that they
+/// are found as damage and healed like any other.
 pub(crate) fn read_front<F: Files>(files: &F, name: &str, limit: u64) -> Result<Vec<u8>, StorageError> {
     let file = files.open(name).map_err(StorageError::io(name, "opening"))?;
     let len = file.len().map_err(StorageError::io(name, "measuring"))?.min(limit);
     let mut bytes = vec![0; len as usize];
-    file.read_at(0, &mut bytes).map_err(StorageError::io(name, "reading"))?;
+    if file.read_at(0, &mut bytes).is_ok() {
+        return Ok(bytes);
+    }
+    for (index, sector) in bytes.chunks_mut(SECTOR_BYTES).enumerate() {
+        match file.read_at((index * SECTOR_BYTES) as u64, sector) {
+            Err(error) if error.raw_os_error() == Some(UNREADABLE) => sector.fill(0),
+            read => read.map_err(StorageError::io(name, "reading"))?,
+        }
+    }
     Ok(bytes)
 }

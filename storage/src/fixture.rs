@@ -11,8 +11,8 @@ use zeni_ledger::execute::execute;
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{
-    Account, AccountId, Amount, Batch, Block, BlockHeader, BlockId, Genesis, GenesisId, PublicKey, Sequence, State,
-    TokenId, Undo, ValidatorIndex, VerifiedBatch,
+    Account, AccountId, Amount, Batch, BatchDigest, Block, BlockHeader, BlockId, Genesis, GenesisId, PublicKey,
+    Sequence, State, TokenId, Undo, ValidatorIndex, VerifiedBatch,
 };
 
 use crate::files::Files;
@@ -140,12 +140,18 @@ impl World {
             receipts_root: executed.receipts_root,
             receipts: executed.receipts.len() as u32,
         };
-        let block = Block::sign(header, digests, &self.validators[proposer.as_usize()], &self.id);
+        let block = self.sign(header, digests);
         let id = block.id(&self.id);
         (self.tip, self.height) = (id, header.height);
         self.states.insert(id, self.state.clone());
         self.undos.insert(id, executed.undo);
-        Arc::new(block)
+        block
+    }
+
+    /// A block with whatever header, signed by the proposer that it names.
+    pub(crate) fn sign(&self, header: BlockHeader, digests: Vec<BatchDigest>) -> Arc<Block> {
+        let signer = &self.validators[header.proposer.as_usize()];
+        Arc::new(Block::sign(header, digests, signer, &self.id))
     }
 
     /// Makes a block that was built before the tip again.

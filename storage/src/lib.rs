@@ -42,7 +42,7 @@ pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
 pub use identity::identity;
 pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};
-pub use overlay::{FileOverlay, Head, Overlay};
+pub use overlay::{FileOverlay, Head, Overlay, TakeAccount};
 pub use reader::Reader;
 pub use recovery::{Discarded, Recovery, RecoveryReport, Start, recover, recover_disk};
 pub use safety::SafetyFile;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::examine::UNREADABLE;
 use crate::files::{File, Files};
 
 /// One directory in memory. Clones are handles to the same directory.
@@ -63,6 +64,8 @@ struct Inode {
     bytes: Vec<u8>,
     /// How to take back what is not synced, oldest first.
     unsynced: Vec<Change>,
+    /// Offsets of unreadable bytes.
+    spoilt: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -144,6 +147,16 @@ impl MemoryFiles {
         inode.bytes[offset as usize] ^= mask;
     }
 
+    /// Makes the byte at `offset` unreadable: every read that touches it fails as a bad sector does (`EIO`).
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn spoil(&self, name: &str, offset: u64) {
+        let mut disk = self.disk();
+        let inode = disk.names[name];
+        disk.inodes.get_mut(&inode).expect("a name has its file").spoilt.push(offset);
+    }
+
     /// The content of a file as it is seen now; `None` if there is none.
     pub fn content(&self, name: &str) -> Option<Vec<u8>> {
         let disk = self.disk();
@@ -155,7 +168,7 @@ impl MemoryFiles {
     pub fn install(&self, name: &str, bytes: Vec<u8>) {
         let mut disk = self.disk();
         let inode = disk.add_inode();
-        disk.inodes.insert(inode, Inode { bytes, unsynced: Vec::new() });
+        disk.inodes.insert(inode, Inode { bytes, ..Inode::default() });
         disk.names.insert(name.into(), inode);
     }
 
@@ -415,6 +428,9 @@ impl File for MemoryFile {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.with(|disk, inode| {
             let inode = disk.inodes.get(&inode).ok_or_else(gone)?;
+            if inode.spoilt.iter().any(|at| (offset..offset + bytes.len() as u64).contains(at)) {
+                return Err(io::Error::from_raw_os_error(UNREADABLE));
+            }
             let start = usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
             let range = inode.bytes.get(start..start.saturating_add(bytes.len()));
             bytes.copy_from_slice(range.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);

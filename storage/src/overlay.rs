@@ -37,6 +37,9 @@ impl Head {
     }
 }
 
+/// What is shown every account of an overlay, with its canonical content.
+pub type TakeAccount<'a> = dyn FnMut(AccountId, &[u8]) -> Result<(), StorageError> + 'a;
+
 /// A map from accounts to their canonical content, with one head. What was put is durable after a flush; before it,
 /// any part may or may not be.
 pub trait Overlay: Debug + Send + 'static {
@@ -48,7 +51,7 @@ pub trait Overlay: Debug + Send + 'static {
     fn head(&self) -> Result<Option<Head>, StorageError>;
 
     /// Shows every account to `take`.
-    fn each(&self, take: &mut dyn FnMut(AccountId, &[u8]) -> Result<(), StorageError>) -> Result<(), StorageError>;
+    fn each(&self, take: &mut TakeAccount<'_>) -> Result<(), StorageError>;
 
     fn flush(&mut self) -> Result<(), StorageError>;
 
@@ -155,7 +158,7 @@ impl<F: Files> Overlay for FileOverlay<F> {
         Ok(self.head)
     }
 
-    fn each(&self, take: &mut dyn FnMut(AccountId, &[u8]) -> Result<(), StorageError>) -> Result<(), StorageError> {
+    fn each(&self, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
         self.accounts.iter().try_for_each(|(id, content)| take(*id, content))
     }
 

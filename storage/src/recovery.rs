@@ -177,3 +177,6 @@ fn try_checkpoint<F: Files, O: Overlay>(
     }
     Ok(Ok((id, height)))
 }
+
+#[cfg(test)]
+mod tests;

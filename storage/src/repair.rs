@@ -41,7 +41,11 @@ impl<F: Files> Stream<F> {
                 mended.damage.append(&mut examined.damage);
                 survey.segments[index].heal(header);
                 examined = survey.examine(&self.files, index, &mut show)?;
-                assert!(examined.damage.is_empty(), "a rewritten segment is damaged: {:?}", examined.damage);
+                if let Some(damage) = examined.damage.first() {
+                    let source = std::io::Error::other(format!("what was just written is damaged: {damage}"));
+                    let file = survey.segments[index].file.clone();
+                    return Err(StorageError::Io { file, doing: "rewriting", source });
+                }
             }
             self.adopt(&survey, index, &examined, mended)?;
         }

@@ -73,6 +73,11 @@ impl<F: Files> SafetyFile<F> {
         }
     }
 
+    /// Syncs since the file was opened: two a write.
+    pub fn syncs(&self) -> u64 {
+        self.slots.as_ref().map_or(0, SlotFile::syncs)
+    }
+
     /// Replaces the record, durable on return. The first write creates the file.
     pub fn write(&mut self, record: &SafetyRecord) -> Result<(), StorageError> {
         let payload = encode(record);

@@ -15,7 +15,7 @@ use zeni_ledger::AccountId;
 
 use crate::disk::{LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 use crate::error::StorageError;
-use crate::overlay::{Head, Overlay};
+use crate::overlay::{Head, Overlay, TakeAccount};
 
 /// Entries in one leaf.
 const FANOUT: usize = 1_024;
@@ -119,7 +119,7 @@ impl Overlay for SledOverlay {
         head.map_err(|error| StorageError::CheckpointDamaged { what: error.to_string() })
     }
 
-    fn each(&self, take: &mut dyn FnMut(AccountId, &[u8]) -> Result<(), StorageError>) -> Result<(), StorageError> {
+    fn each(&self, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
         let mut entries = self.with(|db| Ok(db.iter()))?;
         while let Some((key, content)) = self.with(|_| entries.next().transpose())? {
             match <[u8; 32]>::try_from(key.as_ref()) {

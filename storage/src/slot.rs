@@ -24,6 +24,7 @@ pub(crate) struct SlotFile<F: Files> {
     magic: [u8; 8],
     genesis: GenesisId,
     counter: u64,
+    syncs: u64,
     failed: Option<String>,
 }
 
@@ -48,7 +49,7 @@ impl<F: Files> SlotFile<F> {
         payload: &[u8],
     ) -> Result<Self, StorageError> {
         let file = files.create(name).map_err(StorageError::io(name, "creating"))?;
-        let mut slots = Self { file, name, magic, genesis, counter: 0, failed: None };
+        let mut slots = Self { file, name, magic, genesis, counter: 0, syncs: 0, failed: None };
         slots.write(payload)?;
         files.sync_directory().map_err(StorageError::io(name, "syncing the directory of"))?;
         Ok(slots)
@@ -75,7 +76,7 @@ impl<F: Files> SlotFile<F> {
             Some((counter, genesis, payload)) => (counter, Content::Payload { genesis, payload }),
             None => (0, Content::Damaged),
         };
-        Ok(Some((Self { file, name, magic, genesis, counter, failed: None }, content)))
+        Ok(Some((Self { file, name, magic, genesis, counter, syncs: 0, failed: None }, content)))
     }
 
     /// Replaces the record, durable on return.
@@ -95,14 +96,14 @@ impl<F: Files> SlotFile<F> {
         let offset = counter % 2 * SLOT_BYTES as u64;
         let written = self.file.write_at(offset, &slot).map_err(StorageError::io(self.name, "writing"));
         let synced = written.and_then(|()| self.file.sync_data().map_err(StorageError::io(self.name, "syncing")));
-        match synced {
-            Ok(()) => self.counter = counter,
-            Err(error) => {
-                self.failed = Some(error.to_string());
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.syncs += 1;
+        self.counter = counter;
+        synced.inspect_err(|error| self.failed = Some(error.to_string()))
+    }
+
+    /// Syncs since the file was opened.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs
     }
 }
 

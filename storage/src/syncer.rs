@@ -33,8 +33,19 @@ impl<F: Files> Syncer<F> {
     /// As [`Self::sync`], and the undo log too: before a checkpoint is recorded, because the undo records of blocks up
     /// to it cannot be made again by executing the blocks after it.
     pub fn sync_all(&self) -> Result<(), StorageError> {
-        self.chain.sync()?;
+        self.sync()?;
+        self.sync_undo()
+    }
+
+    /// Makes the undo log durable. Nothing but a checkpoint waits for that; but the end of a segment syncs on the
+    /// appending thread, so a thread that is in no hurry should call this every few seconds.
+    pub fn sync_undo(&self) -> Result<(), StorageError> {
         self.undo.sync()
+    }
+
+    /// Bytes of log and undo log.
+    pub fn disk_bytes(&self) -> u64 {
+        self.chain.bytes.load(Ordering::Relaxed) + self.undo.bytes.load(Ordering::Relaxed)
     }
 
     /// Syncs of log and undo log since the start, those at segments' ends included.

@@ -205,18 +205,25 @@ impl<'a, F: Files> Scan<'a, F> {
     /// Fails with the first damage of the files, and names the block that it concerns.
     fn refuse_damage(&self) -> Result<(), VerifyError> {
         if let Some(damage) = self.damage.first() {
-            let block = match damage.subject {
-                Subject::Block(id) | Subject::Undo(id) => Some(id),
-                Subject::Batch(digest) => self.listing(&digest),
-                Subject::Unknown => None,
-            };
-            let block = block.or_else(|| (damage.bytes > 0).then(|| self.first_incomplete()).flatten());
+            let block = if damage.bytes > 0 { self.concerned(damage.subject) } else { None };
             let (file, offset, what) = (damage.file.clone(), damage.offset, damage.what.to_string());
             return Err(VerifyError::Damaged(Box::new(DamagedPlace { file, offset, block, what })));
         }
         match self.wrong.first() {
             Some((which, place, block, what)) => Err(self.damaged(*which, *place, *block, what.clone())),
             None => Ok(()),
+        }
+    }
+
+    /// The block that unreadable bytes were or were listed by. What the frame says of itself counts only if some block
+    /// bears it out; otherwise the lowest block that the log cannot complete is meant.
+    fn concerned(&self, subject: Subject) -> Option<BlockId> {
+        match subject {
+            Subject::Undo(id) => self.blocks.contains_key(&id).then_some(id),
+            Subject::Block(id) if self.blocks.values().any(|block| block.header.parent == id) => Some(id),
+            Subject::Block(id) => self.first_incomplete().or(Some(id)),
+            Subject::Batch(digest) => self.listing(&digest).or_else(|| self.first_incomplete()),
+            Subject::Unknown => self.first_incomplete(),
         }
     }
 
@@ -359,3 +366,6 @@ pub fn check_serially<'a>(
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
