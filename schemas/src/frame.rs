@@ -1,8 +1,8 @@
 //! What all frames share: size prefix, file identifier, bounded verification.
 
 use flatbuffers::{
-    FILE_IDENTIFIER_LENGTH, FlatBufferBuilder, Follow, ForwardsUOffset, SIZE_SIZEPREFIX, SIZE_UOFFSET, Verifiable,
-    VerifierOptions, WIPOffset, size_prefixed_root_with_opts,
+    FILE_IDENTIFIER_LENGTH, FlatBufferBuilder, Follow, SIZE_SIZEPREFIX, SIZE_UOFFSET, Verifiable, VerifierOptions,
+    WIPOffset, size_prefixed_root_with_opts,
 };
 
 use crate::error::WireError;
@@ -57,8 +57,7 @@ impl FrameKind {
             max_apparent_size: 2 * self.bytes_max,
             ignore_missing_null_terminator: false,
         };
-        size_prefixed_root_with_opts::<ForwardsUOffset<T>>(&options, bytes)
-            .map_err(|source| WireError::Malformed { what, source })
+        size_prefixed_root_with_opts::<T>(&options, bytes).map_err(|source| WireError::Malformed { what, source })
     }
 
     /// Ends a frame and takes its bytes.
