@@ -1,0 +1,214 @@
+//! A pool against scripted nodes on the real transport.
+
+#[path = "support/fake_node.rs"]
+mod fake_node;
+
+use std::time::Duration;
+
+use fake_node::{Answer, FakeNode, dialler, nowhere};
+use zeni_client::{NodeAddress, NodeError, NodePool, PoolConfig, PoolError};
+use zeni_consensus::{Refusal, Verdict};
+use zeni_ledger::payment::PAYMENT_BYTES;
+use zeni_ledger::{GenesisId, Payment, TransactionId};
+use zeni_schemas::Role;
+use zeni_schemas::request::{Reply, Request, RequestError};
+use zeni_transport::TransportConfig;
+
+const GENESIS: GenesisId = GenesisId([7; 32]);
+const ACCEPTED: Verdict = Verdict::Accepted { copies: 1 };
+const OVERLOADED: Verdict = Verdict::Refused(Refusal::Overloaded { retry_after_ms: 50 });
+
+fn payments(count: u8) -> Vec<Payment> {
+    (0..count).map(|number| Payment::from_bytes([number; PAYMENT_BYTES])).collect()
+}
+
+fn pool_with(nodes: Vec<NodeAddress>, config: PoolConfig) -> NodePool {
+    // A dead address is found out quickly, so that tests are too.
+    let transport = TransportConfig { handshake_deadline: Duration::from_millis(300), ..TransportConfig::default() };
+    NodePool::new(&dialler(GENESIS, Role::Client, transport), nodes, config)
+}
+
+fn pool(nodes: Vec<NodeAddress>) -> NodePool {
+    pool_with(nodes, PoolConfig::default())
+}
+
+fn impatient(nodes: Vec<NodeAddress>) -> NodePool {
+    pool_with(nodes, PoolConfig { attempt_timeout: Duration::from_millis(300), ..PoolConfig::default() })
+}
+
+fn count(request: &Request) -> usize {
+    match request {
+        Request::Submit(payments) => payments.len(),
+        other => panic!("{other:?} is no submission"),
+    }
+}
+
+fn accepting(seed: u8) -> FakeNode {
+    FakeNode::start(seed, GENESIS, |request| Answer::Reply(Reply::Submitted(vec![ACCEPTED; count(request)])))
+}
+
+fn answering(seed: u8, answer: Answer) -> FakeNode {
+    FakeNode::start(seed, GENESIS, move |_| answer.clone())
+}
+
+#[tokio::test]
+async fn calls_take_turns_over_the_nodes() {
+    let (one, two) = (accepting(1), accepting(2));
+    let pool = pool(vec![one.at.clone(), two.at.clone()]);
+    for _ in 0..4 {
+        assert_eq!(pool.submit(&payments(3)).await.unwrap(), vec![ACCEPTED; 3]);
+    }
+    assert_eq!((one.requests().len(), two.requests().len(), pool.failovers()), (2, 2, 0));
+    assert_eq!((one.connections(), two.connections()), (1, 1), "connections are kept");
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_is_passed_over() {
+    let live = accepting(2);
+    let pool = impatient(vec![nowhere(1), live.at.clone()]);
+    for _ in 0..4 {
+        pool.submit(&payments(1)).await.unwrap();
+    }
+    assert_eq!(live.requests().len(), 4);
+    assert_eq!(pool.failovers(), 1, "after its failure it is asked last");
+}
+
+#[tokio::test]
+async fn the_same_bytes_go_to_another_node_when_one_does_not_answer() {
+    for silence in [Answer::Hang, Answer::Nothing, Answer::Garbage] {
+        let (silent, live) = (answering(1, silence), accepting(2));
+        let pool = impatient(vec![silent.at.clone(), live.at.clone()]);
+        assert_eq!(pool.submit(&payments(5)).await.unwrap(), vec![ACCEPTED; 5]);
+        assert_eq!(silent.requests(), live.requests());
+        assert_eq!(live.requests(), vec![Request::Submit(payments(5))]);
+        assert_eq!(pool.failovers(), 1);
+    }
+}
+
+#[tokio::test]
+async fn only_what_a_node_cannot_take_just_now_goes_to_the_next() {
+    let full = Verdict::Refused(Refusal::DiskFull);
+    let spent = Verdict::Refused(Refusal::SequenceUsed);
+    let verdicts = vec![ACCEPTED, OVERLOADED, spent, full];
+    let (busy, live) = (answering(1, Answer::Reply(Reply::Submitted(verdicts))), accepting(2));
+    let pool = pool(vec![busy.at.clone(), live.at.clone()]);
+    let all = payments(4);
+    assert_eq!(pool.submit(&all).await.unwrap(), vec![ACCEPTED, ACCEPTED, spent, ACCEPTED]);
+    assert_eq!(live.requests(), vec![Request::Submit(vec![all[1], all[3]])]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_every_node_would_repeat_is_final() {
+    let verdict = Verdict::Refused(Refusal::ZeroAmount);
+    let (one, two) = (answering(1, Answer::Reply(Reply::Submitted(vec![verdict]))), accepting(2));
+    let pool = pool(vec![one.at.clone(), two.at.clone()]);
+    assert_eq!(pool.submit(&payments(1)).await.unwrap(), vec![verdict]);
+    assert!(two.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_no_node_can_take_is_refused_with_their_reason() {
+    let busy = |seed| answering(seed, Answer::Reply(Reply::Submitted(vec![OVERLOADED])));
+    let (one, two) = (busy(1), busy(2));
+    let pool = pool(vec![one.at.clone(), two.at.clone()]);
+    assert_eq!(pool.submit(&payments(1)).await.unwrap(), vec![OVERLOADED]);
+    assert_eq!((one.requests().len(), two.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn requests_that_nodes_refuse_as_a_whole_go_on_too() {
+    let refused = |error| Answer::Reply(Reply::Refused(error));
+    let (stopping, live) = (answering(1, refused(RequestError::Stopping)), accepting(2));
+    let pool_of_two = pool(vec![stopping.at.clone(), live.at.clone()]);
+    pool_of_two.submit(&payments(1)).await.unwrap();
+    assert_eq!(live.requests().len(), 1);
+
+    let busy = |seed, retry_after_ms| answering(seed, refused(RequestError::Overloaded { retry_after_ms }));
+    let (one, two) = (busy(3, 900), busy(4, 400));
+    let pool_of_busy = pool(vec![one.at.clone(), two.at.clone()]);
+    let error = pool_of_busy.submit(&payments(1)).await.unwrap_err();
+    assert!(matches!(error, PoolError::Overloaded { retry_after_ms: 400 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_reply_with_another_number_of_verdicts_counts_as_none() {
+    let short = answering(1, Answer::Reply(Reply::Submitted(vec![ACCEPTED])));
+    let other = answering(2, Answer::Reply(Reply::Pending(vec![1, 1])));
+    let pool = pool(vec![short.at.clone(), other.at.clone()]);
+    let error = pool.submit(&payments(2)).await.unwrap_err();
+    let PoolError::NoNode { attempts } = error else { panic!("{error}") };
+    assert_eq!(attempts.iter().map(|attempt| attempt.node).collect::<Vec<_>>(), vec![0, 1]);
+}
+
+#[tokio::test]
+async fn without_any_node_the_error_names_each_attempt() {
+    let pool = impatient(vec![nowhere(1), nowhere(2)]);
+    let error = pool.submit(&payments(1)).await.unwrap_err();
+    let PoolError::NoNode { attempts } = &error else { panic!("{error}") };
+    assert_eq!(attempts.len(), 2);
+    for attempt in attempts {
+        assert!(error.to_string().contains(&attempt.address));
+    }
+}
+
+#[tokio::test]
+async fn a_process_with_another_key_is_not_believed() {
+    let imposter = accepting(1);
+    let expected = NodeAddress { key: fake_node::public(5), address: imposter.at.address.clone() };
+    let pool = pool(vec![expected]);
+    assert!(matches!(pool.submit(&payments(1)).await, Err(PoolError::NoNode { .. })));
+    assert!(imposter.requests().is_empty());
+}
+
+#[tokio::test]
+async fn calls_in_flight_are_bounded() {
+    let silent = answering(1, Answer::Hang);
+    let config = PoolConfig { in_flight_max: 1, ..PoolConfig::default() };
+    let pool = pool_with(vec![silent.at.clone()], config);
+    let first = pool.any_node_info();
+    let second = async {
+        // The first call holds the only place once it was polled, which join does in order.
+        assert!(matches!(pool.any_node_info().await, Err(PoolError::Busy { in_flight_max: 1 })));
+    };
+    tokio::select! {
+        biased;
+        _ = first => panic!("nobody answers"),
+        () = second => {}
+    }
+}
+
+#[tokio::test]
+async fn counts_out_of_bounds_are_refused_before_anything_is_sent() {
+    let node = accepting(1);
+    let pool = pool(vec![node.at.clone()]);
+    let too_many = vec![payments(1)[0]; 1_025];
+    assert!(matches!(pool.submit(&too_many).await, Err(PoolError::WrongCount { found: 1_025, limit: 1_024 })));
+    assert!(matches!(pool.submit(&[]).await, Err(PoolError::WrongCount { found: 0, .. })));
+    assert!(matches!(pool.pending(vec![TransactionId([0; 32]); 1_025]).await, Err(PoolError::WrongCount { .. })));
+    assert_eq!(node.connections(), 0);
+}
+
+#[tokio::test]
+async fn pending_copies_come_from_any_node() {
+    let node = answering(2, Answer::Reply(Reply::Pending(vec![0, 3])));
+    let pool = impatient(vec![nowhere(1), node.at.clone()]);
+    let ids = vec![TransactionId([1; 32]), TransactionId([2; 32])];
+    assert_eq!(pool.pending(ids.clone()).await.unwrap(), vec![0, 3]);
+    assert_eq!(node.requests(), vec![Request::Pending(ids)]);
+    assert!(matches!(pool.node_info(1).await, Err(NodeError::OtherReply)));
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_made_again() {
+    let (connections, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let script = |request: &Request| Answer::Reply(Reply::Submitted(vec![ACCEPTED; count(request)]));
+    let node = FakeNode::start_with(1, GENESIS, script, fake_node::hand_over(connections));
+    let pool = pool(vec![node.at.clone()]);
+    pool.submit(&payments(1)).await.unwrap();
+    let first = seen.recv().await.unwrap();
+    first.close(zeni_transport::CloseCode::Shutdown);
+    // The close may reach the client before or within the next call; the one after that finds a new connection.
+    pool.submit(&payments(1)).await.ok();
+    pool.submit(&payments(1)).await.unwrap();
+    assert_eq!(node.connections(), 2);
+}
