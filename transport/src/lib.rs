@@ -33,3 +33,6 @@ pub use frames::{Class, FrameError, FrameReceiver, FrameSender};
 pub use greeting::GreetingError;
 pub use requests::{IncomingRequest, RequestFailure, RespondError};
 pub use tls::TlsError;
+
+#[cfg(test)]
+mod tests;
