@@ -10,6 +10,8 @@ use crate::time::Millis;
 
 /// A validator is live if it was heard from in the last 10 s.
 pub const LIVE_MS: u64 = 10_000;
+/// A live validator confirms batches at once; one that was silent for three statuses is not waited for.
+pub const CONFIRMING_MS: u64 = 3_000;
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Default)]
@@ -30,8 +32,11 @@ impl Peers {
         self.peers.entry(validator).or_default().connected = true;
     }
 
+    /// The last connection is gone: whoever closed it, nothing will be heard over it.
     pub fn disconnected(&mut self, validator: ValidatorIndex) {
-        self.peers.entry(validator).or_default().connected = false;
+        let peer = self.peers.entry(validator).or_default();
+        peer.connected = false;
+        peer.heard = None;
     }
 
     pub fn is_connected(&self, validator: ValidatorIndex) -> bool {
@@ -65,11 +70,19 @@ impl Peers {
 
     /// Every validator heard from in the last [`LIVE_MS`].
     pub fn live(&self, now: Millis) -> ValidatorSet {
-        let mut live = ValidatorSet::default();
-        for validator in self.peers.keys().filter(|validator| self.is_live(**validator, now)) {
-            live.insert(*validator);
-        }
-        live
+        self.heard_within(LIVE_MS, now)
+    }
+
+    /// Every validator heard from in the last [`CONFIRMING_MS`].
+    pub fn confirming(&self, now: Millis) -> ValidatorSet {
+        self.heard_within(CONFIRMING_MS, now)
+    }
+
+    fn heard_within(&self, span_ms: u64, now: Millis) -> ValidatorSet {
+        let recent = |peer: &PeerState| peer.heard.is_some_and(|heard| now.since(heard) <= span_ms);
+        let mut set = ValidatorSet::default();
+        self.peers.iter().filter(|(_, peer)| recent(peer)).for_each(|(validator, _)| set.insert(*validator));
+        set
     }
 
     /// Connected and live validators, by index.

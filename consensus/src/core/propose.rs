@@ -88,12 +88,13 @@ impl Core {
         Some(if turn > now && self.may_sign(slot) { turn.min(next_slot) } else { next_slot })
     }
 
-    /// The oldest batches of the pool; while peers are live, only those that one of them has on disk.
+    /// The oldest batches of the pool; while peers are there to confirm, only those that one of them has
+    /// on disk.
     fn batches_to_list(&self, now: Millis) -> Vec<BatchDigest> {
-        let live = self.replica.peers.live(now);
+        let confirming = self.replica.peers.confirming(now);
         let listable = |digest: &BatchDigest| {
-            let confirmed = || self.replica.batches.info(digest).is_some_and(|info| info.holders.meets(&live));
-            live.is_empty() || self.mutation.is(Mutant::ListUnconfirmed) || confirmed()
+            let confirmed = || self.replica.batches.info(digest).is_some_and(|info| info.holders.meets(&confirming));
+            confirming.is_empty() || self.mutation.is(Mutant::ListUnconfirmed) || confirmed()
         };
         let limit = self.genesis.batches_max as usize;
         self.pool.digests().map(|(_, digest)| digest).filter(listable).take(limit).collect()

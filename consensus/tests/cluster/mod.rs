@@ -217,6 +217,11 @@ impl Cluster {
         self.queue.push_back((other, Input::Disconnected(ValidatorIndex(one))));
     }
 
+    /// Loses whatever is said between two nodes, without a word to either.
+    pub fn silence(&mut self, one: u16, other: u16) {
+        self.cut.insert((one.min(other), one.max(other)));
+    }
+
     /// Mends every link.
     pub fn heal(&mut self) {
         for (one, other) in std::mem::take(&mut self.cut) {
