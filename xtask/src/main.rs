@@ -1,1 +1,64 @@
-fn main() {}
+//! `cargo xtask`: the project's own commands.
+
+mod build;
+mod storm;
+mod tests;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build everything and run the main job: a payment storm through three nodes, with faults, audited.
+    ///
+    /// Exit codes: 0 passed, 99 a threshold failed, 1 the tool failed. The report is in target/storm/.
+    Storm {
+        /// A scenario file; names of files in loadgen/scenarios do without directory and ending.
+        #[arg(default_value = "quick")]
+        scenario: String,
+    },
+    /// Run all tests of the workspace, and show cargo's result lines.
+    Test {
+        /// Passed on to `cargo test`, as in `cargo xtask test -- -p zeni-ledger`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Start three nodes and an API server on this machine, print their addresses, and run until Ctrl-C.
+    Up {
+        /// As for `storm`; only its network is used.
+        #[arg(default_value = "up")]
+        scenario: String,
+    },
+    /// Run the simulator; what follows `--` is passed on to it, as in `cargo xtask sim -- --help`.
+    Sim {
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = workspace::root();
+    let done = match Arguments::parse().command {
+        Command::Storm { scenario } => storm::storm(&root, &scenario),
+        Command::Test { arguments } => tests::test(&root, &arguments),
+        Command::Up { scenario } => storm::up(&root, &scenario),
+        Command::Sim { arguments } => build::simulate(&root, &arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
