@@ -1,0 +1,235 @@
+//! Watches everything that nodes do and say, and compares it with what they promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use zeni_consensus::{ChainChange, Verdict};
+use zeni_ledger::{BatchDigest, Block, BlockId, State, TransactionId, ValidatorIndex, VerifiedBatch};
+
+use crate::model::{Fate, Model, compare};
+use crate::network::ProcessId;
+use crate::violation::Violation;
+use crate::world::World;
+
+/// A disk; a lost one is replaced by one with another number.
+pub type DiskId = usize;
+
+/// On which disks a batch is.
+#[derive(Debug, Clone, Default)]
+struct Holders {
+    now: BTreeSet<DiskId>,
+    ever: BTreeSet<DiskId>,
+}
+
+/// The invariants.
+#[derive(Debug)]
+pub struct Checker {
+    world: Arc<World>,
+    pub model: Model,
+    /// The canonical chain of each process, genesis first.
+    chains: Vec<Vec<BlockId>>,
+    signed: BTreeMap<(ValidatorIndex, u64), BlockId>,
+    /// Validators that are known to sign twice: liars, and twins while they do not know of each other.
+    excused: BTreeSet<ValidatorIndex>,
+    holders: BTreeMap<BatchDigest, Holders>,
+    /// The batches that hold a payment.
+    carriers: BTreeMap<TransactionId, BTreeSet<BatchDigest>>,
+    /// Payments that a client was told are on disk, and at how many, at most.
+    acknowledged: BTreeMap<TransactionId, u16>,
+}
+
+impl Checker {
+    pub fn new(world: Arc<World>, processes: usize) -> Self {
+        let genesis = world.genesis.block_id();
+        Self {
+            model: Model::new(world.clone()),
+            world,
+            chains: vec![vec![genesis]; processes],
+            signed: BTreeMap::new(),
+            excused: BTreeSet::new(),
+            holders: BTreeMap::new(),
+            carriers: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+        }
+    }
+
+    /// From now on this validator may sign twice.
+    pub fn excuse(&mut self, validator: ValidatorIndex) {
+        self.excused.insert(validator);
+    }
+
+    /// A process appended a batch.
+    pub fn appended(&mut self, batch: &VerifiedBatch) {
+        self.model.learn_batch(batch);
+        for id in batch.ids() {
+            self.carriers.entry(*id).or_default().insert(batch.digest());
+        }
+    }
+
+    /// A batch is durable on a disk.
+    pub fn durable(&mut self, digest: BatchDigest, disk: DiskId) {
+        let holders = self.holders.entry(digest).or_default();
+        holders.now.insert(disk);
+        holders.ever.insert(disk);
+    }
+
+    /// After a start: what the disk holds now.
+    pub fn holds(&mut self, disk: DiskId, has: impl Fn(&BatchDigest) -> bool) {
+        for (digest, holders) in &mut self.holders {
+            if has(digest) {
+                holders.now.insert(disk);
+                holders.ever.insert(disk);
+            } else {
+                holders.now.remove(&disk);
+            }
+        }
+    }
+
+    /// A disk is gone for good.
+    pub fn disk_lost(&mut self, disk: DiskId) {
+        self.holders.values_mut().for_each(|holders| {
+            holders.now.remove(&disk);
+        });
+    }
+
+    /// The batches of a payment.
+    pub fn carriers(&self, payment: &TransactionId) -> impl Iterator<Item = &BatchDigest> {
+        self.carriers.get(payment).into_iter().flatten()
+    }
+
+    /// A validator's own block leaves its process.
+    pub fn signed(&mut self, block: &Block) -> Result<(), Violation> {
+        let (validator, slot) = (block.header.proposer, block.header.slot);
+        let id = block.id(&self.world.genesis_id);
+        let first = *self.signed.entry((validator, slot)).or_insert(id);
+        if first != id && !self.excused.contains(&validator) {
+            return Err(Violation::SignedTwice { validator: validator.0, slot, first, second: id });
+        }
+        Ok(())
+    }
+
+    /// A verdict leaves a process.
+    pub fn answered(&mut self, node: ProcessId, payment: TransactionId, verdict: Verdict) -> Result<(), Violation> {
+        let (Verdict::Accepted { copies } | Verdict::Known { copies }) = verdict else { return Ok(()) };
+        let on = |digest: &BatchDigest| self.holders.get(digest).map_or(0, |holders| holders.ever.len());
+        let holders = self.carriers(&payment).map(on).max().unwrap_or(0);
+        if holders < usize::from(copies) || copies == 0 {
+            return Err(Violation::OverstatedCopies { node, payment, verdict, holders });
+        }
+        let most = self.acknowledged.entry(payment).or_default();
+        *most = copies.max(*most);
+        Ok(())
+    }
+
+    /// A process started: its canonical chain is that of its checkpoint.
+    pub fn started(&mut self, node: ProcessId, chain: Vec<BlockId>, state: &State) -> Result<(), Violation> {
+        self.chains[node] = chain;
+        self.check_state(node, state)
+    }
+
+    /// A process's canonical chain changed. After the last change of a step, [`Self::check_state`] looks at its state.
+    pub fn changed(&mut self, node: ProcessId, change: &ChainChange) -> Result<(), Violation> {
+        for undone in &change.undone {
+            let head = self.chains[node].pop();
+            if head != Some(*undone) {
+                let height = self.chains[node].len() as u64;
+                let what = format!("it was taken back while {head:?} was the head");
+                return Err(Violation::Chain { node, height, block: *undone, what });
+            }
+        }
+        for applied in &change.applied {
+            let (id, block) = (applied.id, &applied.block);
+            let broken = |what| Violation::Chain { node, height: block.header.height, block: id, what };
+            applied.batches.iter().for_each(|batch| self.model.learn_batch(batch));
+            if self.chains[node].last() != Some(&block.header.parent) {
+                return Err(broken("it does not stand on the head".into()));
+            }
+            if block.id(&self.world.genesis_id) != id {
+                return Err(broken("it was announced under another id".into()));
+            }
+            let model = self.model.execute(id, block).map_err(broken)?;
+            let executed = model.fates.iter().filter_map(|(payment, fate)| match fate {
+                Fate::Executed(outcome) => Some((*payment, *outcome)),
+                _ => None,
+            });
+            let receipts = applied.executed.receipts.iter().map(|receipt| (receipt.id, receipt.outcome));
+            if !executed.eq(receipts) {
+                return Err(broken("its receipts are not those of the model".into()));
+            }
+            self.chains[node].push(id);
+        }
+        Ok(())
+    }
+
+    /// A process's state is that of its head, by the model, and its token sums are zero.
+    pub fn check_state(&self, node: ProcessId, state: &State) -> Result<(), Violation> {
+        let sums = state.token_sums();
+        if sums.values().any(|sum| *sum != 0) {
+            return Err(Violation::Conservation { node, what: format!("{sums:?}") });
+        }
+        let block = *self.chains[node].last().expect("genesis is always there");
+        let Some(model) = self.model.block(&block) else {
+            let height = self.chains[node].len() as u64 - 1;
+            let what = "a process stands on it, and none ever executed it".into();
+            return Err(Violation::Chain { node, height, block, what });
+        };
+        compare(&model.books, state, &self.world.tokens).map_err(|(account, what)| Violation::State {
+            node,
+            block,
+            account,
+            what,
+        })
+    }
+
+    /// The canonical chain of a process, genesis first.
+    pub fn chain(&self, node: ProcessId) -> &[BlockId] {
+        &self.chains[node]
+    }
+
+    /// At the end: every acknowledged payment came to an end on this chain, unless every disk that held it was lost.
+    pub fn check_ends(&self, chain: &[BlockId]) -> Result<(), Violation> {
+        let mut fates: BTreeMap<TransactionId, Fate> = BTreeMap::new();
+        for block in chain {
+            for (payment, fate) in &self.model.block(block).expect("the chain was executed").fates {
+                let known = fates.entry(*payment).or_insert(*fate);
+                if matches!(known, Fate::Untimely(_)) {
+                    *known = *fate;
+                }
+            }
+        }
+        for (payment, copies) in &self.acknowledged {
+            match fates.get(payment) {
+                Some(Fate::Executed(_) | Fate::SequenceUsed | Fate::Expired) => {}
+                Some(Fate::Untimely(what)) => return Err(Violation::PaymentSkipped { payment: *payment, what }),
+                None => self.excuse_loss(*payment, *copies)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn excuse_loss(&self, payment: TransactionId, copies: u16) -> Result<(), Violation> {
+        let holders = || self.carriers(&payment).filter_map(|digest| self.holders.get(digest));
+        if let Some(disk) = holders().flat_map(|holders| &holders.now).next() {
+            return Err(Violation::PaymentLost { payment, disk: *disk });
+        }
+        let lost: BTreeSet<DiskId> = holders().flat_map(|holders| &holders.ever).copied().collect();
+        if lost.len() < usize::from(copies) {
+            return Err(Violation::PaymentVanished { payment, copies, lost: lost.len() });
+        }
+        Ok(())
+    }
+
+    /// Whether a payment was executed on the chain of a process.
+    pub fn is_executed(&self, node: ProcessId, payment: &TransactionId) -> bool {
+        let executed = |(id, fate): &(TransactionId, Fate)| id == payment && matches!(fate, Fate::Executed(_));
+        self.chains[node]
+            .iter()
+            .filter_map(|block| self.model.block(block))
+            .any(|block| block.fates.iter().any(executed))
+    }
+
+    /// How many payments clients were told are on disk.
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged.len()
+    }
+}

@@ -1,0 +1,34 @@
+//! Virtual time: what will happen, in the order of time and, within a millisecond, of scheduling.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+/// The queue of what will happen.
+#[derive(Debug)]
+pub struct Queue<E> {
+    order: BinaryHeap<Reverse<(u64, u64)>>,
+    waiting: BTreeMap<u64, E>,
+    scheduled: u64,
+}
+
+impl<E> Default for Queue<E> {
+    fn default() -> Self {
+        Self { order: BinaryHeap::new(), waiting: BTreeMap::new(), scheduled: 0 }
+    }
+}
+
+impl<E> Queue<E> {
+    /// Schedules an event for a moment, in milliseconds.
+    pub fn at(&mut self, at_ms: u64, event: E) {
+        self.scheduled += 1;
+        self.order.push(Reverse((at_ms, self.scheduled)));
+        self.waiting.insert(self.scheduled, event);
+    }
+
+    /// The next event and its moment.
+    pub fn next(&mut self) -> Option<(u64, E)> {
+        let Reverse((at_ms, number)) = self.order.pop()?;
+        let event = self.waiting.remove(&number).expect("every number in the order waits");
+        Some((at_ms, event))
+    }
+}

@@ -1,0 +1,330 @@
+//! What the shell of a node does: steps its core, appends at once, syncs in groups, and releases in order after that.
+
+use zeni_consensus::{CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Peer, RequestId, Verdict};
+use zeni_ledger::BatchDigest;
+use zeni_storage::StorageError;
+
+use super::{Happening, STEPS_AT_ONCE_MAX, Simulation, Stimulus};
+use crate::breakage::Breakage;
+use crate::network::ProcessId;
+use crate::process::{Say, TURNS_MAX, Turn};
+use crate::trace::short;
+use crate::violation::Violation;
+use crate::world::GENESIS_TIME_MS;
+
+/// A shell ticks its core at least so often.
+const TICK_MAX_MS: u64 = 1_000;
+/// What waits for a paused process, at most; then the queues to it are full.
+const INBOX_MAX: usize = 2_048;
+
+impl Simulation {
+    /// Hands something to a process, or to its inbox while it is paused.
+    pub(super) fn stimulate(&mut self, node: ProcessId, stimulus: Stimulus) -> Result<(), Violation> {
+        let machine = &mut self.nodes[node];
+        if machine.process.is_none() {
+            return Ok(());
+        }
+        if machine.paused {
+            let full = machine.inbox.len() >= INBOX_MAX && matches!(&stimulus, Stimulus::Input(Input::Message { .. }));
+            if !full {
+                machine.inbox.push_back(stimulus);
+            }
+            return Ok(());
+        }
+        match stimulus {
+            Stimulus::Input(input) => self.step(node, input),
+            Stimulus::Fetch { from, digests } => {
+                self.serve_batches(node, from, &digests);
+                Ok(())
+            }
+            Stimulus::Committed => self.finish_commit(node),
+        }
+    }
+
+    pub(super) fn wake(&mut self, node: ProcessId, boot: u64, serial: u64) -> Result<(), Violation> {
+        let current = self.nodes[node].process.as_ref().is_some_and(|process| process.wake == serial);
+        if !current || !self.is_running(node, boot) || self.nodes[node].paused {
+            return Ok(());
+        }
+        self.note(node, "wake", &[], String::new);
+        self.step(node, Input::Tick)
+    }
+
+    /// Steps a process's core and does what it asks.
+    pub(super) fn step(&mut self, node: ProcessId, input: Input) -> Result<(), Violation> {
+        let now = self.clock(node);
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        process.stepped = if process.stepped.0 == self.now { (self.now, process.stepped.1 + 1) } else { (self.now, 1) };
+        if process.stepped.1 > STEPS_AT_ONCE_MAX {
+            return Err(Violation::Spinning { node });
+        }
+        let effects = process.step(now, input);
+        self.carry_out(node, effects)
+    }
+
+    pub(super) fn carry_out(&mut self, node: ProcessId, effects: Vec<Effect>) -> Result<(), Violation> {
+        self.watch(node, &effects)?;
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let checker = &mut self.checker;
+        let carried = process.carry_out(effects, &mut |batch| checker.appended(batch));
+        let (turn, wake) = match carried {
+            Ok(carried) => carried,
+            Err(error) => return self.storage_failed(node, &error),
+        };
+        if let Some(at) = wake {
+            self.schedule_wake(node, at);
+        }
+        self.queue_turn(node, turn)
+    }
+
+    /// Checks what a step did to the chain before anything else happens.
+    fn watch(&mut self, node: ProcessId, effects: &[Effect]) -> Result<(), Violation> {
+        let mut moved = false;
+        for effect in effects {
+            match effect {
+                Effect::Event(Event::Chain(change)) => {
+                    self.checker.changed(node, change)?;
+                    moved = true;
+                    self.facts.undone += change.undone.len() as u64;
+                    self.facts.blocks += change.applied.len() as u64;
+                    let (head, height) = self.nodes[node].process.as_ref().expect("it was just stepped").head();
+                    let (undone, applied) = (change.undone.len(), change.applied.len());
+                    self.note(node, "chain", &[&head.0], || {
+                        format!("{undone} undone, {applied} applied; after this step {} at {height}", short(&head.0))
+                    });
+                }
+                Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
+                Effect::Event(Event::InvalidBlock { .. }) => self.facts.invalid_blocks += 1,
+                Effect::Event(Event::Mode(mode)) => {
+                    let mode = *mode;
+                    self.note(node, "mode", &[&[mode as u8]], || format!("{mode:?}"));
+                }
+                Effect::Event(Event::Misbehaviour { peer, what }) => {
+                    let (peer, what) = (*peer, *what);
+                    self.note(node, "misbehaviour", &[what.as_bytes()], || format!("{peer:?}: {what}"));
+                }
+                _ => {}
+            }
+        }
+        match &self.nodes[node].process {
+            Some(process) if moved => self.checker.check_state(node, process.state()),
+            _ => Ok(()),
+        }
+    }
+
+    fn schedule_wake(&mut self, node: ProcessId, at: Millis) {
+        let elapsed = at.0.saturating_sub(GENESIS_TIME_MS).saturating_add_signed(-self.nodes[node].clock_ms);
+        let at = elapsed.clamp(self.now, self.now + TICK_MAX_MS);
+        let boot = self.nodes[node].boots;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.wake += 1;
+        let serial = process.wake;
+        self.queue.at(at, Happening::Wake { node, boot, serial });
+    }
+
+    fn queue_turn(&mut self, node: ProcessId, mut turn: Turn) -> Result<(), Violation> {
+        for say in self.said_too_early(&mut turn) {
+            self.release(node, say)?;
+        }
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        if turn.is_empty() {
+            return Ok(());
+        }
+        process.turns.push_back(turn);
+        if process.committing.is_empty() { self.begin_commit(node) } else { Ok(()) }
+    }
+
+    /// What a broken shell does not hold back.
+    fn said_too_early(&self, turn: &mut Turn) -> Vec<Say> {
+        let early = |say: &Say| match self.breakage {
+            Breakage::ReplyBeforeSync => matches!(say, Say::Reply { .. }),
+            Breakage::ConfirmBeforeSync => matches!(say, Say::Broadcast(Message::Stored(_))),
+            _ => false,
+        };
+        let (early, late) = std::mem::take(&mut turn.say).into_iter().partition(early);
+        turn.say = late;
+        early
+    }
+
+    /// Takes every waiting turn; if one of them wrote something, a sync begins, and it takes its time.
+    fn begin_commit(&mut self, node: ProcessId) -> Result<(), Violation> {
+        loop {
+            let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+            let count = process.turns.len().min(TURNS_MAX);
+            let group: Vec<Turn> = process.turns.drain(..count).collect();
+            if group.is_empty() {
+                return Ok(());
+            }
+            if group.iter().any(Turn::needs_sync) {
+                process.committing = group;
+                let (boot, (low, high)) = (self.nodes[node].boots, self.profile.sync_ms);
+                let slow = self.disk_dice.chance(self.profile.slow_sync);
+                let takes = if slow { self.disk_dice.between(100, 1_000) } else { self.disk_dice.between(low, high) };
+                self.queue.at(self.now + takes, Happening::Committed { node, boot });
+                return Ok(());
+            }
+            self.release_all(node, group)?;
+        }
+    }
+
+    pub(super) fn committed(&mut self, node: ProcessId, boot: u64) -> Result<(), Violation> {
+        if self.is_running(node, boot) { self.stimulate(node, Stimulus::Committed) } else { Ok(()) }
+    }
+
+    fn finish_commit(&mut self, node: ProcessId) -> Result<(), Violation> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        match process.commit() {
+            Ok(durable) => self.note_durable(node, durable),
+            Err(error) => return self.storage_failed(node, &error),
+        }
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let group = std::mem::take(&mut process.committing);
+        self.note(node, "synced", &[], || format!("{} turns", group.len()));
+        self.release_all(node, group)?;
+        self.begin_commit(node)
+    }
+
+    fn note_durable(&mut self, node: ProcessId, durable: Vec<BatchDigest>) {
+        let disk = self.nodes[node].disk;
+        durable.into_iter().for_each(|digest| self.checker.durable(digest, disk));
+    }
+
+    fn release_all(&mut self, node: ProcessId, group: Vec<Turn>) -> Result<(), Violation> {
+        group.into_iter().flat_map(|turn| turn.say).try_for_each(|say| self.release(node, say))
+    }
+
+    /// Something leaves a process. One that crashed in the middle of its turn says nothing more.
+    fn release(&mut self, node: ProcessId, say: Say) -> Result<(), Violation> {
+        if self.nodes[node].process.is_none() {
+            return Ok(());
+        }
+        match say {
+            Say::Send { to, message } => self.say(node, Some(to), message)?,
+            Say::Broadcast(message) => self.say(node, None, message)?,
+            Say::Publish(message) => self.publish(node, &message),
+            Say::Reply { request, verdicts } => self.reply(node, request, &verdicts)?,
+            Say::Event(_) => {}
+            Say::Halt(HaltReason::TwinFound { boot }) => {
+                self.note(node, "twin", &[], || format!("another process has boot {boot:#x}"));
+                self.facts.twins_stopped += 1;
+                self.stop_for_twin(node);
+            }
+            Say::Halt(reason) => return Err(Violation::Halted { node, reason }),
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, node: ProcessId, to: Option<Peer>, message: Message) -> Result<(), Violation> {
+        let me = self.nodes[node].validator;
+        self.nodes[node].promises.said(&message, me);
+        let own_block = match (&message, me) {
+            (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),
+            _ => None,
+        };
+        if let Some(block) = own_block {
+            self.checker.signed(&block)?;
+            let (id, slot) = (block.id(&self.world.genesis_id), block.header.slot);
+            self.nodes[node].promises.signed(id, slot);
+            self.note(node, "proposed", &[&id.0], || {
+                format!("{} at {} slot {slot} rank {}", short(&id.0), block.header.height, block.header.rank)
+            });
+            if self.is_liar(node) && self.lie(node, &block) {
+                return Ok(());
+            }
+        }
+        let proposed = matches!((&message, to), (Message::Block(_), None));
+        self.send_to(node, to, &message);
+        if proposed && let Some(restart_ms) = self.nodes[node].crash_at_proposal.take() {
+            self.crash(node, Some(restart_ms));
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, node: ProcessId, request: RequestId, verdicts: &[Verdict]) -> Result<(), Violation> {
+        let boot = self.nodes[node].boots;
+        let wishes = self.requests.remove(&(node, boot, request)).unwrap_or_default();
+        if wishes.len() != verdicts.len() {
+            return Err(Violation::StrayReply { node });
+        }
+        for (wish, verdict) in wishes.into_iter().zip(verdicts) {
+            let id = self.workload.wish(wish).id;
+            self.note(node, "verdict", &[&id.0], || format!("{} {verdict:?}", short(&id.0)));
+            self.checker.answered(node, id, *verdict)?;
+            self.nodes[node].promises.acknowledged(id, verdict);
+            self.workload.answered(wish, verdict);
+        }
+        Ok(())
+    }
+
+    /// Storage failed under a running process: it stops, and starts again from what the disk kept.
+    fn storage_failed(&mut self, node: ProcessId, error: &StorageError) -> Result<(), Violation> {
+        self.note(node, "disk error", &[], || error.to_string());
+        if !std::mem::take(&mut self.nodes[node].disk_faulty) {
+            return Err(Violation::CannotStart { node, what: error.to_string() });
+        }
+        let restart_ms = self.fault_dice.between(100, 5_000);
+        self.crash(node, Some(restart_ms));
+        Ok(())
+    }
+
+    pub(super) fn checkpoint(&mut self, node: ProcessId, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        self.queue.at(self.now + self.profile.checkpoint_every_ms, Happening::Checkpoint { node, boot });
+        let depth = self.profile.checkpoint_depth;
+        let paused = self.nodes[node].paused;
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        if process.checkpointing || paused {
+            return Ok(());
+        }
+        let delta = process.checkpoint_delta(depth).map_err(|reason| Violation::Halted { node, reason })?;
+        if let Some(delta) = delta {
+            process.checkpointing = true;
+            let at = self.now + self.disk_dice.between(1, 500);
+            self.queue.at(at, Happening::CheckpointWritten { node, boot, delta: Box::new(delta) });
+        }
+        Ok(())
+    }
+
+    pub(super) fn checkpoint_written(
+        &mut self,
+        node: ProcessId,
+        boot: u64,
+        delta: &CheckpointDelta,
+    ) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        let early = self.breakage == Breakage::CheckpointBeforeSync;
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        process.checkpointing = false;
+        let synced = if early { Ok(()) } else { process.syncer.sync_all() };
+        let durable = synced.map(|()| if early { Vec::new() } else { std::mem::take(&mut process.unsynced) });
+        let written = durable.and_then(|durable| process.checkpoint.apply(delta).map(|()| durable));
+        match written {
+            Ok(durable) => {
+                self.note_durable(node, durable);
+                self.note(node, "checkpoint", &[&delta.to.0], || format!("at height {}", delta.height));
+                Ok(())
+            }
+            Err(error) => self.storage_failed(node, &error),
+        }
+    }
+
+    pub(super) fn resume(&mut self, node: ProcessId) -> Result<(), Violation> {
+        if !std::mem::take(&mut self.nodes[node].paused) {
+            return Ok(());
+        }
+        self.note(node, "resumed", &[], String::new);
+        let boot = self.nodes[node].boots;
+        self.step(node, Input::Tick)?;
+        let waiting = std::mem::take(&mut self.nodes[node].inbox);
+        for stimulus in waiting {
+            if self.is_running(node, boot) {
+                self.stimulate(node, stimulus)?;
+            }
+        }
+        Ok(())
+    }
+}
