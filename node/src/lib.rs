@@ -36,6 +36,7 @@ pub mod setup;
 pub mod submission;
 pub mod telemetry;
 pub mod verify;
+pub mod verify_data;
 pub mod watch;
 
 pub use config::Config;

@@ -1,11 +1,12 @@
 //! The `node` command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use zeni_node::node::Failure;
 use zeni_node::run::RunError;
+use zeni_node::verify_data::{VerifyDataError, verify_data};
 use zeni_node::{Setup, clock, init, readmit, run, telemetry};
 
 /// Something failed.
@@ -38,6 +39,15 @@ enum Command {
         #[arg(long)]
         check_config: bool,
     },
+    /// Recheck everything that a stopped node stored, and print what it holds as JSON. Exits 1 at the first damage.
+    Verify {
+        /// The data directory.
+        #[arg(long)]
+        data: PathBuf,
+        /// The genesis file; its account file lies beside it.
+        #[arg(long)]
+        genesis: PathBuf,
+    },
     /// Let a validator that lost its safety record sign again, above every slot that it can have signed.
     Readmit {
         #[arg(long)]
@@ -63,6 +73,7 @@ fn main() -> ExitCode {
                 other => failed(other),
             })
         }),
+        Command::Verify { data, genesis } => verify(&data, &genesis),
         Command::Readmit { config } => with_setup(&config, |setup| {
             let record = readmit::readmit(&setup, clock::now()).map_err(failed)?;
             println!(
@@ -75,6 +86,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn verify(data: &Path, genesis: &Path) -> ExitCode {
+    let print = |json: serde_json::Result<String>| println!("{}", json.expect("plain fields of text and numbers"));
+    match verify_data(data, genesis) {
+        Ok(verified) => {
+            print(serde_json::to_string(&verified));
+            ExitCode::SUCCESS
+        }
+        Err(VerifyDataError::Damaged(damaged)) => {
+            print(serde_json::to_string(&serde_json::json!({ "damaged": damaged })));
+            ExitCode::from(FAILED)
+        }
+        Err(error) => {
+            eprintln!("node: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
 /// What to exit with, and what to say.
 type Exit = (u8, String);
 
@@ -82,7 +111,7 @@ fn failed(error: impl std::error::Error) -> Exit {
     (FAILED, error.to_string())
 }
 
-fn with_setup(config: &std::path::Path, command: impl FnOnce(Setup) -> Result<(), Exit>) -> ExitCode {
+fn with_setup(config: &Path, command: impl FnOnce(Setup) -> Result<(), Exit>) -> ExitCode {
     let done = Setup::load(config).map_err(|error| (MISCONFIGURED, error.to_string())).and_then(command);
     match done {
         Ok(()) => ExitCode::SUCCESS,

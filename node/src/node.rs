@@ -161,7 +161,7 @@ impl Node {
             store.seal()?;
         }
         sleep(LAST_ANSWERS).await;
-        self.tasks.abort_all();
+        self.tasks.shutdown().await;
         self.endpoint.close(CloseCode::Shutdown).await;
         tracing::info!("stopped; the log is sealed");
         Ok(())

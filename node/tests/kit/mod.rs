@@ -18,7 +18,7 @@ use zeni_consensus::Verdict;
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{AccountId, Amount, Genesis, Payment, PublicKey, Sequence, TokenId};
-use zeni_node::{Node, Setup, clock, init};
+use zeni_node::{Node, Setup, StartError, clock, init};
 use zeni_schemas::request::{NodeInfo, Reply, Request, decode_reply, encode_request};
 use zeni_schemas::{Hello, Role};
 use zeni_transport::{ConnectError, Connection, Endpoint, TransportConfig};
@@ -128,9 +128,19 @@ impl Network {
         self.start(number)
     }
 
-    /// Starts a node on what its data directory holds.
+    /// Starts a node on what its data directory holds. The socket of one that stopped in this process is free a moment
+    /// later.
     pub fn start(&self, number: usize) -> Node {
-        Node::start(self.setup(number)).unwrap()
+        let start = Instant::now();
+        loop {
+            match Node::start(self.setup(number)) {
+                Err(StartError::Bind(error)) if start.elapsed() < PATIENCE => {
+                    eprintln!("{error}");
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                started => return started.unwrap(),
+            }
+        }
     }
 
     pub fn address(&self, number: usize) -> SocketAddr {

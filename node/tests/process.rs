@@ -1,0 +1,184 @@
+//! The real binary: commands, exit codes, signals, metrics.
+
+mod kit;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use kit::{Network, OPENING_BALANCE, account, all_accepted, dial_when_up, wait_until};
+
+fn node(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_node")).args(arguments).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A running node process, killed when the test ends.
+struct Process(Child);
+
+impl Process {
+    fn start(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
+        Self(command.args(["run", "--config", text(config)]).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
+    }
+
+    async fn wait(mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < Duration::from_secs(30), "the node does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let mut log = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status, log)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn scrape(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_seals_the_log_and_verify_confirms_it() {
+    let network = Network::new(1, 2, 200);
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = network.config(0, &format!("metrics = \"{metrics}\""));
+    let refused = node(&["run", "--config", text(&config)]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("node init"));
+    assert!(node(&["init", "--config", text(&config)]).status.success());
+    let process = Process::start(&config);
+    let client = dial_when_up(&network, 0).await;
+    assert!(all_accepted(&client.submit_when_ready((0..9).map(|n| network.pay(0, 1, n, 1)).collect()).await));
+    assert!(!all_accepted(&client.submit(vec![network.pay(0, 1, 0, 1), network.pay(0, 0, 20, 1)]).await));
+    client.wait_for_balance(account(&network.accounts[1]), i128::from(OPENING_BALANCE) + 9).await;
+    wait_until("the metrics tell of it", async || {
+        let page = scrape(metrics);
+        page.contains("zeni_payments_accepted_total 9")
+            && page.contains("zeni_payments_included_total 9")
+            && page.contains("zeni_payments_refused_total{reason=\"to_self\"} 1")
+            && page.contains("zeni_mode{mode=\"active\"} 1")
+    })
+    .await;
+    process.signal("-TERM");
+    let (status, log) = process.wait().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("sealed"), "{log}");
+    let (data, genesis) = (network.path("data0"), network.path("genesis.toml"));
+    let verified = node(&["verify", "--data", text(&data), "--genesis", text(&genesis)]);
+    let json: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert!(verified.status.success(), "{json}");
+    assert_eq!((&json["transactions"]["applied"], &json["sums"]["1"]), (&9.into(), &"0".into()), "{json}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_names_a_flipped_byte_and_exits_1() {
+    let network = Network::new(1, 2, 200);
+    let running = network.start_new(0);
+    let client = network.client(0).await;
+    assert!(all_accepted(&client.submit_when_ready(vec![network.pay(0, 1, 0, 1)]).await));
+    running.stop().await.unwrap();
+    let (data, genesis) = (network.path("data0"), network.path("genesis.toml"));
+    let segment = std::fs::read_dir(&data).unwrap().flatten().map(|entry| entry.path()).find(|path| {
+        path.file_name().unwrap().to_string_lossy().ends_with("log") && std::fs::metadata(path).unwrap().len() > 300
+    });
+    let segment = segment.expect("a log segment");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&segment, bytes).unwrap();
+    let verified = node(&["verify", "--data", text(&data), "--genesis", text(&genesis)]);
+    assert_eq!(verified.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    let file = segment.file_name().unwrap().to_str().unwrap();
+    assert_eq!(json["damaged"]["file"], file, "{json}");
+    assert!(json["damaged"]["what"].is_string() && json["damaged"]["offset"].is_u64(), "{json}");
+}
+
+#[test]
+fn a_config_is_checked_without_touching_anything() {
+    let network = Network::new(1, 2, 200);
+    let config = network.config(0, "");
+    assert!(node(&["run", "--check-config", "--config", text(&config)]).status.success());
+    assert!(!network.path("data0").exists());
+    let wrong = network.config(0, "lisen = 3");
+    let refused = node(&["run", "--check-config", "--config", text(&wrong)]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("lisen"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_has_everything_that_it_accepted() {
+    let network = Network::new(1, 2, 400);
+    let config = network.config(0, "");
+    assert!(node(&["init", "--config", text(&config)]).status.success());
+    let process = Process::start(&config);
+    let client = dial_when_up(&network, 0).await;
+    let mut accepted = 0;
+    for first in (0..100).step_by(10) {
+        let payments = (first..first + 10).map(|sequence| network.pay(0, 1, sequence, 1)).collect();
+        assert!(all_accepted(&client.submit_when_ready(payments).await));
+        accepted += 10;
+    }
+    process.signal("-KILL");
+    drop(process);
+    let process = Process::start(&config);
+    let client = dial_when_up(&network, 0).await;
+    client.wait_for_balance(account(&network.accounts[1]), i128::from(OPENING_BALANCE) + accepted).await;
+    drop(process);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_cannot_share_a_data_directory() {
+    let network = Network::new(1, 2, 200);
+    let config = network.config(0, "");
+    assert!(node(&["init", "--config", text(&config)]).status.success());
+    let first = Process::start(&config);
+    let _client = dial_when_up(&network, 0).await;
+    let (status, log) = Process::start(&config).wait().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("locked by another process"), "{log}");
+    drop(first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_with_one_key_none_goes_on_unnoticed() {
+    let network = Network::new(1, 2, 200);
+    let config = network.config(0, "");
+    let twin = network.path("twin.toml");
+    std::fs::write(&twin, network.config_text(0, "data-twin", "127.0.0.1:0", "")).unwrap();
+    for config in [&config, &twin] {
+        assert!(node(&["init", "--config", text(config)]).status.success());
+    }
+    let first = Process::start(&config);
+    let _client = dial_when_up(&network, 0).await;
+    let second = Process::start(&twin);
+    let (status, log) = second.wait().await;
+    assert_eq!(status.code(), Some(3), "{log}");
+    assert!(log.contains("another node runs with this node's key"), "{log}");
+    drop(first);
+}
