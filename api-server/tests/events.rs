@@ -1,0 +1,183 @@
+//! The event stream: live, resumed, across reorganisations, and its end.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::Request;
+use futures_util::StreamExt;
+use serde_json::Value;
+use support::fake_node::nowhere;
+use support::harness::Harness;
+use support::ledger::{Branch, World};
+use tokio::time::timeout;
+use tower::ServiceExt;
+use zeni_api_server::config::Limits;
+
+/// No test waits so long unless it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Stream {
+    body: BodyDataStream,
+    text: String,
+}
+
+#[derive(Debug, PartialEq)]
+struct Event {
+    name: String,
+    id: String,
+    data: Value,
+}
+
+impl Stream {
+    async fn open(harness: &Harness, path: &str, last: Option<&str>) -> Self {
+        let mut request = Request::get(path);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = harness.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"text/event-stream".parse().unwrap())
+        );
+        Self { body: response.into_body().into_data_stream(), text: String::new() }
+    }
+
+    /// The next event; `None` at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.text = rest;
+                let field = |name: &str| {
+                    event.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+                };
+                let Some(data) = field("data:") else { continue };
+                let (name, id) = (field("event:").unwrap(), field("id:").unwrap());
+                return Some(Event { name, id, data: serde_json::from_str(&data).unwrap() });
+            }
+            let chunk = timeout(PATIENCE, self.body.next()).await.unwrap()?.unwrap();
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    async fn ids(&mut self, count: usize) -> Vec<String> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.push(self.next().await.unwrap().id);
+        }
+        ids
+    }
+}
+
+fn long(world: &Arc<World>, blocks: usize) -> Branch {
+    let mut branch = Branch::new(world);
+    (0..blocks).for_each(|_| drop(branch.extend(vec![])));
+    branch
+}
+
+#[tokio::test]
+async fn a_live_stream_tells_of_each_block_once() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    let mut branch = long(&world, 2);
+    harness.become_canonical(&branch);
+    let mut stream = Stream::open(&harness, "/v1/events", None).await;
+    for height in 3..6 {
+        branch.extend(vec![world.pay(0, 1, height, 1)]);
+        harness.become_canonical(&branch);
+        let event = stream.next().await.unwrap();
+        assert_eq!((event.name.as_str(), event.id), ("block", format!("{height}:0")));
+        assert_eq!(
+            (event.data["id"].as_str(), event.data["receipts"].as_u64()),
+            (Some(branch.tip.to_string().as_str()), Some(1))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_stream_has_no_gap() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    // More than one look gives.
+    let mut branch = long(&world, 150);
+    harness.become_canonical(&branch);
+    for (path, last) in [("/v1/events", Some("20:0")), ("/v1/events?last_event_id=20:0", None)] {
+        let mut stream = Stream::open(&harness, path, last).await;
+        let expected: Vec<String> = (21..=150).map(|height| format!("{height}:0")).collect();
+        assert_eq!(stream.ids(130).await, expected);
+        branch.extend(vec![]);
+        harness.become_canonical(&branch);
+        assert_eq!(stream.ids(1).await, [format!("{}:0", branch.height())]);
+        branch = long(&world, 150);
+        harness.become_canonical(&branch);
+    }
+    let mut stream = Stream::open(&harness, "/v1/events", Some("0:0")).await;
+    assert_eq!(stream.ids(2).await, ["1:0", "2:0"]);
+}
+
+#[tokio::test]
+async fn a_reorganisation_is_told_between_the_blocks() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    let mut first = long(&world, 3);
+    let mut second = first.clone();
+    harness.become_canonical(&first);
+    let mut stream = Stream::open(&harness, "/v1/events", None).await;
+    first.extend(vec![]);
+    first.extend(vec![]);
+    harness.become_canonical(&first);
+    assert_eq!(stream.ids(2).await, ["4:0", "5:0"]);
+    second.skip(9);
+    (0..3).for_each(|_| drop(second.extend(vec![])));
+    harness.become_canonical(&second);
+    let event = stream.next().await.unwrap();
+    assert_eq!((event.name.as_str(), event.id.as_str()), ("reorg", "3:1"));
+    let undone: Vec<String> = [4, 3].map(|place: usize| first.blocks[place].id.to_string()).to_vec();
+    assert_eq!((event.data["height"].as_u64(), &event.data["undone"]), (Some(3), &Value::from(undone)));
+    let mut parent = event.data["id"].clone();
+    for height in 4..=6 {
+        let event = stream.next().await.unwrap();
+        assert_eq!((event.id, &event.data["parent"]), (format!("{height}:0"), &parent));
+        parent = event.data["id"].clone();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_was_away_during_a_reorganisation_can_be_told_of_it() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    let first = long(&world, 4);
+    let mut second = long(&world, 2);
+    harness.become_canonical(&first);
+    second.skip(9);
+    second.extend(vec![]);
+    harness.become_canonical(&second);
+
+    let mut stream = Stream::open(&harness, &format!("/v1/events?after_block={}", first.tip), None).await;
+    let event = stream.next().await.unwrap();
+    assert_eq!((event.id.as_str(), event.data["undone"].as_array().unwrap().len()), ("2:1", 2));
+    assert_eq!(stream.ids(1).await, ["3:0"]);
+    // By height alone, one that lies above the new head is known to be gone.
+    let mut stream = Stream::open(&harness, "/v1/events", Some("4:0")).await;
+    let event = stream.next().await.unwrap();
+    assert_eq!((event.name.as_str(), event.id.as_str()), ("reorg", "3:1"));
+    let unknown = format!("/v1/events?after_block={}", "ab".repeat(32));
+    assert_eq!(harness.get(&unknown).await.problem(), (404, "unknown_block".into()));
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_end_when_the_server_stops() {
+    let world = Arc::new(World::new());
+    let limits = Limits { event_streams_max: 1, ..Limits::default() };
+    let harness = Harness::with_limits(&world, vec![nowhere(1)], limits);
+    let mut stream = Stream::open(&harness, "/v1/events", None).await;
+    assert_eq!(harness.get("/v1/events").await.problem(), (503, "overloaded".into()));
+    harness.stop.send_replace(true);
+    assert_eq!(stream.next().await, None);
+    drop(stream);
+    let mut stream = Stream::open(&harness, "/v1/events", None).await;
+    assert_eq!(stream.next().await, None);
+}

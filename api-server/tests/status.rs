@@ -1,0 +1,200 @@
+//! The life of a payment: accepted, included, taken back, included again; rejected, expired, unknown.
+
+mod support;
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use support::fake_node::{Answer, FakeNode};
+use support::harness::Harness;
+use support::ledger::{Branch, World, account};
+use zeni_consensus::{Refusal, Verdict};
+use zeni_ledger::Payment;
+use zeni_schemas::request::{Reply, Request};
+
+/// A node that takes everything at two copies, until the chain spends its sequence; and knows pending payments.
+fn node(world: &World, verdict: Verdict, pending: u16) -> FakeNode {
+    FakeNode::start(1, world.id, move |request| match request {
+        Request::Submit(payments) => Answer::Reply(Reply::Submitted(vec![verdict; payments.len()])),
+        Request::Pending(ids) => Answer::Reply(Reply::Pending(vec![pending; ids.len()])),
+        _ => Answer::Nothing,
+    })
+}
+
+fn accepting(world: &World) -> FakeNode {
+    node(world, Verdict::Accepted { copies: 2 }, 0)
+}
+
+async fn submit(harness: &Harness, payment: &Payment) -> support::harness::Answer {
+    harness.post_json("/v1/payments", &json!({ "payment": hex::encode(payment.as_bytes()) })).await
+}
+
+async fn status(harness: &Harness, payment: &Payment) -> Value {
+    harness.get(&format!("/v1/payments/{}", harness.world.id_of(payment))).await.json()
+}
+
+#[tokio::test]
+async fn a_payment_is_accepted_included_taken_back_and_included_again() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(0, 1, 0, 30);
+    let answer = submit(&harness, &payment).await;
+    let id = world.id_of(&payment).to_string();
+    assert_eq!((answer.status.as_u16(), answer.json()["copies"].as_u64()), (202, Some(2)));
+    assert_eq!(answer.headers["location"], format!("/v1/payments/{id}"));
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["copies"].as_u64()), (Some("accepted"), Some(2)));
+    assert_eq!(found["id"], id);
+
+    let mut first = Branch::new(&world);
+    first.extend(vec![]);
+    let mut second = first.clone();
+    first.extend(vec![world.pay(2, 3, 0, 1), payment]);
+    harness.become_canonical(&first);
+    let found = status(&harness, &payment).await;
+    assert_eq!(
+        (found["status"].as_str(), found["height"].as_u64(), found["depth"].as_u64()),
+        (Some("included"), Some(2), Some(0))
+    );
+    assert_eq!((found["batch"].as_u64(), found["position"].as_u64()), (Some(0), Some(1)));
+    assert_eq!(
+        (found["block"].as_str(), found["final"].as_bool()),
+        (Some(first.tip.to_string().as_str()), Some(false))
+    );
+    first.extend(vec![]);
+    harness.become_canonical(&first);
+    assert_eq!(status(&harness, &payment).await["depth"], 1);
+
+    // Another branch without it becomes heavier: it falls back to accepted.
+    second.skip(5);
+    second.extend(vec![world.pay(2, 3, 0, 1)]);
+    second.extend(vec![]);
+    second.extend(vec![]);
+    harness.become_canonical(&second);
+    assert_eq!(status(&harness, &payment).await["status"], "accepted");
+    let other = world.pay(2, 3, 0, 1);
+    assert_eq!(status(&harness, &other).await["height"], 2);
+
+    second.extend(vec![payment]);
+    harness.become_canonical(&second);
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["height"].as_u64()), (Some("included"), Some(5)));
+}
+
+#[tokio::test]
+async fn a_deep_reorganisation_takes_back_what_the_index_has_written() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payments: Vec<Payment> = (0..6).map(|sequence| world.pay(0, 1, sequence, 1)).collect();
+    let (mut first, mut second) = (Branch::new(&world), Branch::new(&world));
+    for payment in &payments {
+        first.extend(vec![*payment]);
+    }
+    harness.become_canonical(&first);
+    harness.api.chronicle.index().flush_all().unwrap();
+    second.skip(50);
+    second.extend(vec![payments[1], payments[0]]);
+    for _ in 0..6 {
+        second.extend(vec![]);
+    }
+    harness.become_canonical(&second);
+    for (place, payment) in payments.iter().enumerate() {
+        let found = harness.api.chronicle.find(&world.id_of(payment)).unwrap();
+        assert_eq!(found.map(|found| found.height), (place < 2).then_some(1), "payment {place}");
+    }
+    harness.become_canonical(&first);
+    for (place, payment) in payments.iter().enumerate() {
+        assert_eq!(status(&harness, payment).await["height"], place + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_payment_says_why_and_where() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(0, 1, 0, 101);
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![payment]);
+    harness.become_canonical(&branch);
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["reason"].as_str()), (Some("rejected"), Some("insufficient_balance")));
+    assert_eq!((found["height"].as_u64(), found["final"].as_bool()), (Some(1), Some(false)));
+}
+
+#[tokio::test]
+async fn a_payment_that_came_another_way_is_asked_of_the_nodes() {
+    let world = Arc::new(World::new());
+    let node = node(&world, Verdict::Accepted { copies: 1 }, 3);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let found = status(&harness, &world.pay(0, 1, 0, 1)).await;
+    assert_eq!((found["status"].as_str(), found["copies"].as_u64()), (Some("accepted"), Some(3)));
+}
+
+#[tokio::test]
+async fn an_unknown_payment_is_a_problem_with_its_code() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let answer = harness.get(&format!("/v1/payments/{}", world.id_of(&world.pay(0, 1, 0, 1)))).await;
+    assert_eq!(answer.problem(), (404, "unknown_payment".into()));
+    assert_eq!(harness.get("/v1/payments/abc").await.problem(), (400, "malformed".into()));
+}
+
+#[tokio::test]
+async fn a_payment_whose_time_is_over_has_expired_once_no_node_holds_it() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let mut branch = Branch::new(&world);
+    let payment = world.pay_until(0, 1, 0, 1, world.genesis.time_ms / 1_000 + 5);
+    submit(&harness, &payment).await;
+    branch.extend(vec![]);
+    harness.become_canonical(&branch);
+    assert_eq!(status(&harness, &payment).await["status"], "accepted");
+    branch.skip(10);
+    branch.extend(vec![]);
+    harness.become_canonical(&branch);
+    assert_eq!(status(&harness, &payment).await["status"], "expired");
+}
+
+#[tokio::test]
+async fn repeating_a_submission_tells_its_status_instead_of_a_spent_sequence() {
+    let world = Arc::new(World::new());
+    let node = node(&world, Verdict::Refused(Refusal::SequenceUsed), 0);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let (payment, other) = (world.pay(0, 1, 0, 30), world.pay(0, 2, 0, 30));
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![payment]);
+    harness.become_canonical(&branch);
+    let answer = submit(&harness, &payment).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["status"].as_str()), (200, Some("included")));
+    // Another payment with the same sequence is another matter.
+    assert_eq!(submit(&harness, &other).await.problem(), (409, "sequence_used".into()));
+    let bulk = harness.post(
+        "/v1/payments/bulk",
+        "application/octet-stream",
+        Payment::slice_as_bytes(&[payment, other]).to_vec(),
+    );
+    let results = bulk.await.json();
+    assert_eq!((results["accepted"].as_u64(), results["results"][0]["height"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(results["results"][1]["code"], "sequence_used");
+}
+
+#[tokio::test]
+async fn the_payment_itself_is_shown_on_request() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(4, 5, 0, 12);
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![world.pay(0, 1, 0, 1), payment]);
+    harness.become_canonical(&branch);
+    let found = harness.get(&format!("/v1/payments/{}?payment=true", world.id_of(&payment))).await.json();
+    assert_eq!(
+        (found["payment"]["amount"].as_str(), found["payment"]["to"].as_str()),
+        (Some("12"), Some(account(5).to_string().as_str()))
+    );
+}
