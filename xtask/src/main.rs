@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own commands.
 
 mod build;
+mod codegen;
 mod storm;
 mod tests;
 mod workspace;
@@ -39,6 +40,12 @@ enum Command {
         #[arg(default_value = "up")]
         scenario: String,
     },
+    /// Generate the Rust code of the FlatBuffers schemas; needs cmake (`pip install cmake`).
+    Codegen {
+        /// Only check that the committed code is that of the committed schemas; needs nothing.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run the simulator; what follows `--` is passed on to it, as in `cargo xtask sim -- --help`.
     Sim {
         #[arg(last = true)]
@@ -52,6 +59,9 @@ fn main() -> ExitCode {
         Command::Storm { scenario } => storm::storm(&root, &scenario),
         Command::Test { arguments } => tests::test(&root, &arguments),
         Command::Up { scenario } => storm::up(&root, &scenario),
+        Command::Codegen { check } => codegen::run(&root, check)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| workspace::Failure::Other(error.to_string())),
         Command::Sim { arguments } => build::simulate(&root, &arguments),
     };
     match done {
