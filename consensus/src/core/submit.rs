@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use zeni_ledger::execute::{Validity, validity};
 use zeni_ledger::{Batch, Payment, TransactionId, VerifiedBatch};
 
 use super::Core;
@@ -10,6 +11,7 @@ use crate::input::RequestId;
 use crate::message::Message;
 use crate::mutation::Mutant;
 use crate::pool::Waiting;
+use crate::replica::CLOCK_TOLERANCE_MS;
 use crate::submission::{Refusal, Verdict, check_fields};
 use crate::time::Millis;
 
@@ -139,6 +141,9 @@ impl Core {
         if let Err(refusal) = check_fields(payment, &self.genesis.rules, now.0) {
             return Some(refusal);
         }
+        if validity(payment, &self.genesis.rules, self.earliest_slot_time(now)) == Validity::TooFar {
+            return Some(Refusal::ValidUntilTooFar { validity_max_s: self.genesis.rules.validity_max_s });
+        }
         let state = self.state();
         let Some(payer) = state.account(&payment.from()) else { return Some(Refusal::UnknownAccount) };
         if let Err(error) = payer.window().check(payment.sequence()) {
@@ -148,6 +153,13 @@ impl Core {
             return Some(Refusal::SequencePending { by });
         }
         state.account(&payment.to()).is_none().then_some(Refusal::UnknownReceiver)
+    }
+
+    /// The earliest time by which execution may judge a payment that is taken now: the running slot began before now,
+    /// and a proposer whose clock is behind this one may still be in the slot before.
+    fn earliest_slot_time(&self, now: Millis) -> u64 {
+        let slot = self.genesis.slot_at(now.0.saturating_sub(CLOCK_TOLERANCE_MS));
+        self.genesis.slot_time_ms(slot)
     }
 
     /// Cuts the forming batch if it waited long enough.
