@@ -2,6 +2,7 @@
 //! are made up.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod chain_node;
 pub(crate) mod harness;
 pub(crate) mod ledger;
 
