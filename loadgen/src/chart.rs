@@ -77,12 +77,17 @@ impl Frame {
     }
 }
 
+/// The time that a chart shows, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    pub from_s: f64,
+    pub until_s: f64,
+}
+
 /// Bars from zero.
-pub fn bars(title: &str, bars: &[Bar], marks: &[Mark]) -> String {
-    let from_s = bars.iter().map(|bar| bar.at_s).fold(0.0, f64::min);
-    let until_s = bars.iter().map(|bar| bar.at_s + bar.width_s).fold(1.0, f64::max);
-    let most = nice(bars.iter().map(|bar| bar.value).fold(0.0, f64::max));
-    let frame = Frame { from_s, until_s, least: 0.0, most, scale: Scale::Linear };
+pub fn bars(title: &str, span: Span, bars: &[Bar], marks: &[Mark]) -> String {
+    let most = nice_top(bars.iter().map(|bar| bar.value).fold(0.0, f64::max));
+    let frame = Frame { from_s: span.from_s, until_s: span.until_s, least: 0.0, most, scale: Scale::Linear };
     let mut svg = begin(title, &frame, marks);
     for bar in bars {
         let (left, right) = (frame.x(bar.at_s), frame.x(bar.at_s + bar.width_s));
@@ -103,14 +108,13 @@ pub fn bars(title: &str, bars: &[Bar], marks: &[Mark]) -> String {
 }
 
 /// Lines on a logarithmic scale of powers of ten.
-pub fn lines(title: &str, lines: &[Line], marks: &[Mark]) -> String {
+pub fn lines(title: &str, span: Span, lines: &[Line], marks: &[Mark]) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
-    let until_s = points().map(|point| point.0).fold(1.0, f64::max);
     let least = points().map(|point| point.1).filter(|value| *value > 0.0).fold(f64::MAX, f64::min);
     let most = points().map(|point| point.1).fold(0.0, f64::max);
     let least = if least < f64::MAX { 10f64.powf(least.log10().floor()) } else { 1.0 };
     let most = if most > least { 10f64.powf(most.log10().ceil()).max(least * 10.0) } else { least * 10.0 };
-    let frame = Frame { from_s: 0.0, until_s, least, most, scale: Scale::Logarithmic };
+    let frame = Frame { from_s: span.from_s, until_s: span.until_s, least, most, scale: Scale::Logarithmic };
     let mut svg = begin(title, &frame, marks);
     for line in lines {
         let path: Vec<String> =
@@ -181,13 +185,23 @@ fn linear_ticks(most: f64) -> Vec<f64> {
     (0..=count).map(|tick| tick as f64 * step).collect()
 }
 
-/// The least of 1, 2, 2.5, 5 times a power of ten that is not below `value`.
+/// A round step between ticks, not below `value`.
 fn nice(value: f64) -> f64 {
+    round_up(value, &[1.0, 2.0, 2.5, 5.0])
+}
+
+/// A round end of a scale, not below `value`.
+fn nice_top(value: f64) -> f64 {
+    round_up(value, &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0])
+}
+
+/// The least of these times a power of ten that is not below `value`; 1 for nothing.
+fn round_up(value: f64, factors: &[f64]) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
     let power = 10f64.powf(value.log10().floor());
-    [1.0, 2.0, 2.5, 5.0, 10.0].iter().map(|factor| factor * power).find(|nice| *nice >= value).unwrap_or(10.0 * power)
+    factors.iter().map(|factor| factor * power).find(|round| *round >= value).unwrap_or(10.0 * power)
 }
 
 /// A number with thin gaps between thousands; small ones keep their fraction.
@@ -238,11 +252,14 @@ fn write_to(svg: &mut String, arguments: std::fmt::Arguments<'_>) {
 mod tests {
     use super::*;
 
+    const SPAN: Span = Span { from_s: 0.0, until_s: 10.0 };
+
     #[test]
     fn ticks_are_round_and_within() {
         assert_eq!(linear_ticks(12.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
         assert_eq!(linear_ticks(90.0), [0.0, 20.0, 40.0, 60.0, 80.0]);
         assert_eq!((nice(0.0), nice(7_300.0), nice(1_000.0)), (1.0, 10_000.0, 1_000.0));
+        assert_eq!((nice_top(6_660.0), nice_top(12.0)), (8_000.0, 15.0));
     }
 
     #[test]
@@ -255,7 +272,7 @@ mod tests {
     fn bars_rise_with_their_values_and_nothing_is_left_unescaped() {
         let bar = |at_s, value| Bar { at_s, width_s: 3.0, value, title: "<b> & \"c\"".into() };
         let mark = Mark { from_s: 4.0, until_s: 9.0, label: "kill <x>".into() };
-        let svg = bars("throughput", &[bar(0.0, 50.0), bar(3.0, 100.0)], &[mark]);
+        let svg = bars("throughput", SPAN, &[bar(0.0, 50.0), bar(3.0, 100.0)], &[mark]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
         assert!(!svg.contains("<b>") && !svg.contains("<x>"));
         assert_eq!(svg.matches("class=\"bar\"").count(), 2);
@@ -264,10 +281,12 @@ mod tests {
 
     #[test]
     fn empty_charts_are_drawn_without_nonsense() {
-        for svg in [bars("x", &[], &[]), lines("y", &[Line { name: "n", class: "c", points: Vec::new() }], &[])] {
+        for svg in
+            [bars("x", SPAN, &[], &[]), lines("y", SPAN, &[Line { name: "n", class: "c", points: Vec::new() }], &[])]
+        {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
         let flat = Line { name: "n", class: "c", points: vec![(0.0, 0.0), (5.0, 0.0)] };
-        assert!(!lines("y", &[flat], &[]).contains("NaN"));
+        assert!(!lines("y", SPAN, &[flat], &[]).contains("NaN"));
     }
 }

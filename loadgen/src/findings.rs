@@ -66,7 +66,11 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     let limit = limit_report(&findings.limit, run.scene.links.len(), mean);
     let included = Latencies::of_inclusion(&run.book, all_us);
     let clock = run.scene.clock;
-    let at_s = |slot| (slots.genesis_ms + slot * slots.interval_ms) as f64 / 1e3 - clock.unix_ms(0) as f64 / 1e3;
+    let started_ms = clock.unix_ms(0);
+    let at_s = |slot: u64| {
+        let begins_ms = slots.genesis_ms + slot * slots.interval_ms;
+        (begins_ms.cast_signed() - started_ms.cast_signed()) as f64 / 1e3
+    };
     let mut report = run.dispatch.with_outcome(|outcome| Report {
         passed: false,
         failures,

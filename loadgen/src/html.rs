@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::chart::{Bar, Line, Mark, bars, escape, grouped, grouped_integer, lines};
+use crate::chart::{Bar, Line, Mark, Span, bars, escape, grouped, grouped_integer, lines};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::report::{BlockPoint, Report};
 
@@ -94,6 +94,14 @@ fn marks(report: &Report) -> Vec<Mark> {
         .collect()
 }
 
+/// From the start of the storm to the end of its last block, the same for every chart.
+fn span(report: &Report) -> Span {
+    let interval_s = report.block_interval_ms as f64 / 1_000.0;
+    let ends = report.series.blocks.iter().map(|block| block.at_s + interval_s);
+    let sends = report.series.accepted.iter().map(|point| point.at_s);
+    Span { from_s: 0.0, until_s: ends.chain(sends).fold(1.0, f64::max) }
+}
+
 fn throughput(report: &Report) -> String {
     let interval_s = report.block_interval_ms as f64 / 1_000.0;
     let bar = |block: &BlockPoint| {
@@ -109,8 +117,9 @@ fn throughput(report: &Report) -> String {
         );
         Bar { at_s: block.at_s, width_s: interval_s, value, title }
     };
-    let chart: Vec<Bar> = report.series.blocks.iter().map(bar).collect();
-    let svg = bars("payments a second in each block", &chart, &marks(report));
+    // The block before the storm is among them, for its slot bounds the first one's time.
+    let chart: Vec<Bar> = report.series.blocks.iter().filter(|block| block.at_s >= 0.0).map(bar).collect();
+    let svg = bars("payments a second in each block", span(report), &chart, &marks(report));
     format!("<h2>Payments a second, block by block</h2>\n<div class=\"card\">{svg}</div>\n")
 }
 
@@ -127,7 +136,7 @@ fn latency(report: &Report) -> String {
         line("included, median", "included median", &series.included, |point| point.p50_ms),
         line("included, 99th percentile", "included", &series.included, |point| point.p99_ms),
     ];
-    let svg = lines("latency in milliseconds by the time of the intended send", &chart, &marks(report));
+    let svg = lines("latency in milliseconds by the time of the intended send", span(report), &chart, &marks(report));
     let legend = |class: &str, dotted: &str, name: &str| {
         format!("<span><i class=\"{dotted}\" style=\"border-color: var(--{class})\"></i>{name}</span>")
     };
@@ -258,4 +267,45 @@ fn circumstances(report: &Report) -> String {
 
 fn put(html: &mut String, arguments: std::fmt::Arguments<'_>) {
     html.write_fmt(arguments).expect("writing to a text never fails");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn the_page_needs_nothing_from_outside() {
+        let page = render(&sample());
+        for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script", "<link"] {
+            assert!(!page.contains(outside), "the page holds {outside}");
+        }
+    }
+
+    #[test]
+    fn the_page_tells_the_figures_and_marks_the_faults() {
+        let page = render(&sample());
+        for told in ["5,000,050,000", "kill node-2, node-3", "0.991", "class=\"fault\"", "class=\"bar\"", "passed"] {
+            assert!(page.contains(told), "the page does not hold {told}");
+        }
+        assert!(!page.contains("NaN"));
+    }
+
+    #[test]
+    fn what_others_wrote_is_escaped() {
+        let mut report = sample();
+        report.failures.push("<script>alert(1)</script>".into());
+        report.command = "loadgen \"<b>\"".into();
+        let page = render(&report);
+        assert!(!page.contains("<script>") && !page.contains("<b>\""));
+    }
+
+    #[test]
+    fn an_empty_storm_has_a_page_too() {
+        let mut report = sample();
+        report.series = Default::default();
+        report.faults.clear();
+        report.latency_ms = Default::default();
+        assert!(render(&report).contains("not yet"));
+    }
 }
