@@ -1,5 +1,5 @@
 #!/bin/sh
-# Turns the ledger's pinned files into the first inputs of the fuzz targets.
+# Turns the pinned files into the first inputs of the fuzz targets.
 set -eu
 cd "$(dirname "$0")"
 golden=../ledger/tests/golden
@@ -25,3 +25,8 @@ seed ledger_transaction "$golden"/transaction.*.hex
 seed ledger_account_file "$golden/accounts.hex"
 mkdir -p corpus/ledger_genesis_toml
 cp "$golden/genesis.toml" corpus/ledger_genesis_toml/
+
+golden=../schemas/tests/golden
+for frame in hello message request reply; do
+    seed "schemas_$frame" "$golden/$frame"_*.hex
+done

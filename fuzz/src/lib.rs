@@ -3,4 +3,5 @@
 
 #[path = "../../ledger/tests/parsers/checks.rs"]
 pub mod ledger;
-// The checks of `schemas` stand here as `pub mod schemas;`, with one target each named `schemas_*`.
+#[path = "../../schemas/tests/wire/checks.rs"]
+pub mod schemas;
