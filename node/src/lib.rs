@@ -18,6 +18,7 @@ pub mod doors;
 pub mod events;
 pub mod inbound;
 pub mod init;
+pub mod inspect;
 pub mod key;
 pub mod links;
 pub mod node;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use zeni_ledger::AccountId;
+use zeni_node::inspect::{Wanted, inspect};
 use zeni_node::node::Failure;
 use zeni_node::run::RunError;
 use zeni_node::verify_data::{VerifyDataError, verify_data};
@@ -48,6 +50,24 @@ enum Command {
         #[arg(long)]
         genesis: PathBuf,
     },
+    /// Tell what a stopped node's data directory holds, as JSON, without rechecking it.
+    Inspect {
+        /// The data directory.
+        #[arg(long)]
+        data: PathBuf,
+        /// The genesis file.
+        #[arg(long)]
+        genesis: PathBuf,
+        /// Show the blocks at this height, or the one with this id.
+        #[arg(long)]
+        block: Option<String>,
+        /// Show every segment file.
+        #[arg(long)]
+        segments: bool,
+        /// Show this account (zeni1…) at the head; executes the chain.
+        #[arg(long)]
+        account: Option<AccountId>,
+    },
     /// Let a validator that lost its safety record sign again, above every slot that it can have signed.
     Readmit {
         #[arg(long)]
@@ -74,6 +94,10 @@ fn main() -> ExitCode {
             })
         }),
         Command::Verify { data, genesis } => verify(&data, &genesis),
+        Command::Inspect { data, genesis, block, segments, account } => {
+            let wanted = Wanted { block, segments, account };
+            done(inspect(&data, &genesis, &wanted).map_err(failed).map(|told| println!("{told:#}")))
+        }
         Command::Readmit { config } => with_setup(&config, |setup| {
             let record = readmit::readmit(&setup, clock::now()).map_err(failed)?;
             println!(
@@ -113,6 +137,10 @@ fn failed(error: impl std::error::Error) -> Exit {
 
 fn with_setup(config: &Path, command: impl FnOnce(Setup) -> Result<(), Exit>) -> ExitCode {
     let done = Setup::load(config).map_err(|error| (MISCONFIGURED, error.to_string())).and_then(command);
+    self::done(done)
+}
+
+fn done(done: Result<(), Exit>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, text)) => {

@@ -15,11 +15,13 @@ fn deploy(file: &str) -> PathBuf {
 }
 
 fn genesis() -> Genesis {
-    Genesis::from_toml(&fs::read_to_string(deploy("genesis.example.toml")).unwrap()).unwrap()
+    let text = fs::read_to_string(deploy("genesis.example.toml")).expect("the example is there");
+    Genesis::from_toml(&text).expect("the example is a genesis")
 }
 
 fn configs() -> Vec<(&'static str, Config)> {
-    ["node-a", "node-b", "node-c"].map(|name| (name, Config::load(&deploy(&format!("{name}.toml"))).unwrap())).to_vec()
+    let load = |name| (name, Config::load(&deploy(&format!("{name}.toml"))).expect("the example is a config"));
+    ["node-a", "node-b", "node-c"].map(load).to_vec()
 }
 
 #[test]

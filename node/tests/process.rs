@@ -93,6 +93,13 @@ async fn sigterm_seals_the_log_and_verify_confirms_it() {
     let json: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
     assert!(verified.status.success(), "{json}");
     assert_eq!((&json["transactions"]["applied"], &json["sums"]["1"]), (&9.into(), &"0".into()), "{json}");
+    let receiver = account(&network.accounts[1]).to_string();
+    let looks = ["--segments", "--block", "1", "--account", &receiver];
+    let told = node(&[&["inspect", "--data", text(&data), "--genesis", text(&genesis)][..], &looks].concat());
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!((&told["height"], &told["head"]), (&json["height"], &json["block"]));
+    assert_eq!(told["account"]["balances"][0]["balance"], (OPENING_BALANCE + 9).to_string(), "{told}");
+    assert_eq!((&told["blocks_found"][0]["canonical"], &told["segments"][0]["sealed"]), (&true.into(), &true.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
