@@ -1,5 +1,7 @@
 //! A follower hears what a node stores and decides, and is served the batches that it asks for.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kit;
 
 use std::sync::Arc;

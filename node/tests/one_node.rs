@@ -1,5 +1,7 @@
 //! One node alone: it takes payments, refuses bad ones each by its code, and keeps what it accepted.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kit;
 
 use kit::{Network, OPENING_BALANCE, account, all_accepted, remove_file};

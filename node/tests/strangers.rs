@@ -1,5 +1,7 @@
 //! Peers that should not be there, or do not behave: each is turned away by its code and costs nobody else anything.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kit;
 
 use std::time::Duration;

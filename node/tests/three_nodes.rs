@@ -1,5 +1,7 @@
 //! Three validators: they agree, go on when two are gone, and the two come back to the same chain.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod kit;
 
 use kit::{Client, Network, OPENING_BALANCE, account, all_accepted, dial_when_up, wait_until};
@@ -71,4 +73,36 @@ async fn agree_survive_the_loss_of_two_and_agree_again() {
     for node in nodes {
         node.stop().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_rotten_segment_heals_from_its_peer() {
+    let network = Network::new(2, ACCOUNTS, 300);
+    let mut nodes: Vec<Node> = (0..2).map(|number| network.start_new(number)).collect();
+    let client = dial_when_up(&network, 0).await;
+    for first in (0..60).step_by(10) {
+        assert!(all_accepted(&client.submit_when_ready(round(&network, 0, 1, first, 10)).await));
+    }
+    let receiver = account(&network.accounts[ACCOUNTS - 1]);
+    let expected = i128::from(OPENING_BALANCE) + 60 * (ACCOUNTS as i128 - 1);
+    let second = dial_when_up(&network, 1).await;
+    for client in [&client, &second] {
+        client.wait_for_balance(receiver, expected).await;
+    }
+    nodes.pop().unwrap().stop().await.unwrap();
+    let segment = network.path("data1").join("chain-00000001.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    nodes.push(network.start(1));
+    let second = dial_when_up(&network, 1).await;
+    second.wait_for_balance(receiver, expected).await;
+    wait_equal(&[&client, &second]).await;
+    for node in nodes {
+        node.stop().await.unwrap();
+    }
+    let (data, genesis) = (network.path("data1"), network.path("genesis.toml"));
+    let verified = zeni_node::verify_data::verify_data(&data, &genesis).unwrap();
+    assert_eq!(i128::from(verified.transactions.applied), 60 * (ACCOUNTS as i128 - 1));
 }

@@ -157,3 +157,99 @@ impl Verifier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::submission::tests::pending;
+    use ed25519_dalek::SigningKey;
+    use tokio::sync::Semaphore;
+    use zeni_consensus::Verdict;
+    use zeni_ledger::payment::PaymentBody;
+    use zeni_ledger::{AccountId, Amount, Sequence, SignatureBytes, TokenId};
+
+    const GENESIS: GenesisId = GenesisId([5; 32]);
+    const PEER: Peer = Peer::Validator(ValidatorIndex(1));
+
+    fn key(number: u8) -> SigningKey {
+        SigningKey::from_bytes(&[number; 32])
+    }
+
+    fn verifier() -> Verifier {
+        let validators = (0..2).map(|number| PublicKey(key(number).verifying_key().to_bytes())).collect();
+        Verifier { genesis: GENESIS, validators }
+    }
+
+    fn payment(sequence: u64, is_signed: bool) -> Payment {
+        let payer = key(9);
+        let body = PaymentBody {
+            network: 1,
+            valid_until: 2,
+            from: AccountId(payer.verifying_key().to_bytes()),
+            to: AccountId([4; 32]),
+            sequence: Sequence(sequence),
+            amount: Amount(6),
+            token: TokenId(7),
+            flags: 0,
+            reference: [8; 16],
+        };
+        if is_signed { body.sign(&payer, &GENESIS) } else { body.with_signature(SignatureBytes([1; 64])) }
+    }
+
+    fn batch_work(author: u16, signer: u8, payments: Vec<Payment>) -> Work {
+        let batch = Batch::sign(ValidatorIndex(author), 1, payments, &key(signer), &GENESIS);
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Work { what: What::Batch { from: PEER, batch, permit }, suspicion: Suspicion::default() }
+    }
+
+    fn verdicts(checked: Vec<Checked>) -> Vec<BatchVerdict> {
+        let verdict = |checked| match checked {
+            Checked::Batch { verdict, .. } => verdict,
+            other => panic!("{other:?}"),
+        };
+        checked.into_iter().map(verdict).collect()
+    }
+
+    #[test]
+    fn a_bad_signature_is_found_in_its_own_work_and_position() {
+        let (submission, mut answer) = pending(3);
+        let signed = [payment(0, true), payment(1, false), payment(2, true)];
+        let what = What::Submission { pending: submission, positions: vec![0, 1, 2], payments: signed.to_vec() };
+        let suspicion = Suspicion::default();
+        let client = Work { what, suspicion: suspicion.clone() };
+        let clean = batch_work(1, 1, (0..20).map(|sequence| payment(sequence, true)).collect());
+        let clean_peer = clean.suspicion.clone();
+        let mut checked = verifier().check(vec![client, clean], [7; 32]);
+        let Some(Checked::Batch { verdict: BatchVerdict::Verified(batch), .. }) = checked.pop() else {
+            panic!("the batch beside it is good")
+        };
+        assert_eq!(batch.payments().len(), 20);
+        let Some(Checked::Submission { pending, good, bad: 1 }) = checked.pop() else { panic!("one is bad") };
+        let taken: Vec<Payment> = good.iter().map(|(payment, _)| *payment).collect();
+        assert_eq!(taken, [signed[0], signed[2]]);
+        assert!(suspicion.is_raised() && !clean_peer.is_raised());
+        pending.answer(vec![Verdict::Accepted { copies: 1 }; 2]);
+        let answered = answer.try_recv().unwrap();
+        assert_eq!(answered[1], Verdict::Refused(Refusal::BadSignature));
+        assert_eq!((answered[0], answered[2]), (Verdict::Accepted { copies: 1 }, Verdict::Accepted { copies: 1 }));
+    }
+
+    #[test]
+    fn a_batch_with_one_bad_payment_is_evidence_only_under_its_authors_signature() {
+        let mixed: Vec<Payment> = (0..30).map(|sequence| payment(sequence, sequence != 13)).collect();
+        let works = vec![
+            batch_work(1, 1, mixed.clone()),
+            batch_work(1, 0, mixed),
+            batch_work(7, 1, vec![payment(0, true)]),
+            batch_work(0, 0, Vec::new()),
+        ];
+        let digest = |work: &Work| match &work.what {
+            What::Batch { batch, .. } => batch.digest(&GENESIS),
+            What::Submission { .. } => panic!("only batches here"),
+        };
+        let evidence = BatchVerdict::BadPayment { author: ValidatorIndex(1), digest: digest(&works[0]), bad: 1 };
+        let found = verdicts(verifier().check(works, [7; 32]));
+        assert_eq!(found[..3], [evidence, BatchVerdict::BadAuthor, BatchVerdict::BadAuthor]);
+        assert!(matches!(&found[3], BatchVerdict::Verified(batch) if batch.payments().is_empty()));
+    }
+}
