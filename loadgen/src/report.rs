@@ -187,6 +187,9 @@ impl Report {
             let behind = state.is_none_or(|state| verified.height >= state.height);
             must(behind, format!("node verify finds {} only up to height {}", verified.node, verified.height));
             must(verified.sums_are_zero(), format!("token sums of {} are {}", verified.node, verified.sums));
+            // Blocks after the audit carry no payments, so the root stays what it was.
+            let root = state.is_none_or(|state| verified.state_root == state.state_root);
+            must(root, format!("node verify finds the state root {} of {}", verified.state_root, verified.node));
         }
         failures.extend(self.broken_thresholds());
         for failure in failures {
@@ -489,6 +492,33 @@ mod tests {
             let failures = judged(change);
             assert_eq!(failures.len(), 1, "{failures:?}");
             assert!(failures[0].contains(word), "{word}: {failures:?}");
+        }
+    }
+
+    #[test]
+    fn verified_data_must_reach_the_audited_state_and_sum_to_zero() {
+        let verified = Verified {
+            node: "node-2".into(),
+            height: 21,
+            block: "ef".into(),
+            state_root: "cd".into(),
+            applied: 100_000,
+            rejected: 0,
+            skipped: 0,
+            distinct: 100_000,
+            sums: serde_json::json!({ "1": "0" }),
+        };
+        assert_eq!(judged(|report| report.verified.push(verified.clone())), Vec::<String>::new());
+        let broken: [(&str, fn(&mut Verified)); 3] = [
+            ("up to height 19", |verified| verified.height = 19),
+            ("state root", |verified| verified.state_root = "00".into()),
+            ("sums", |verified| verified.sums = serde_json::json!({ "1": "-5" })),
+        ];
+        for (word, change) in broken {
+            let mut wrong = verified.clone();
+            change(&mut wrong);
+            let failures = judged(|report| report.verified.push(wrong));
+            assert!(failures.len() == 1 && failures[0].contains(word), "{word}: {failures:?}");
         }
     }
 

@@ -1,0 +1,282 @@
+//! Sending and following against scripted nodes: real QUIC, answers from a script.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use tokio::task::JoinSet;
+use zeni_consensus::{Message, Refusal, Verdict};
+use zeni_ledger::block::transactions_root;
+use zeni_ledger::{
+    Batch, BatchDigest, Block, BlockHeader, Payment, PublicKey, ReceiptsRoot, StateRoot, ValidatorIndex,
+};
+use zeni_loadgen::book::Book;
+use zeni_loadgen::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
+use zeni_loadgen::follow;
+use zeni_loadgen::link::{self, Link, NodeAddress};
+use zeni_loadgen::plan::Role as KeyOf;
+use zeni_loadgen::prepare::{Parameters, Prepared, prepare};
+use zeni_loadgen::router::{Preference, Router};
+use zeni_loadgen::scenario::{Full, Phase, Rate};
+use zeni_loadgen::schedule::Pacer;
+use zeni_loadgen::storm_clock::StormClock;
+use zeni_loadgen::tracker::Tracker;
+use zeni_schemas::message;
+use zeni_schemas::request::{Reply, Request, RequestError, decode_request, encode_reply};
+use zeni_schemas::{Hello, Role};
+use zeni_transport::{Class, CloseCode, Connection, Endpoint, TransportConfig};
+
+/// Far more than any of these tests should take.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ACCOUNTS: u64 = 3_000;
+
+fn prepared(root: &std::path::Path) -> Prepared {
+    let parameters =
+        Parameters { seed: 9, accounts: ACCOUNTS, nodes: 3, block_interval_ms: 1_000, state_depth: 8, batches_max: 64 };
+    prepare(root, &parameters, zeni_loadgen::clock::unix_ms()).unwrap()
+}
+
+/// What a scripted node answers to the nth request that it hears; `None` leaves it without an answer.
+type Script = Arc<dyn Fn(usize, &Request) -> Option<Reply> + Send + Sync>;
+
+struct Node {
+    address: NodeAddress,
+    endpoint: Endpoint,
+    heard: Arc<AtomicUsize>,
+    _serving: JoinSet<()>,
+}
+
+fn node(prepared: &Prepared, place: u16, script: Script) -> Node {
+    let plan = prepared.plan();
+    let key = plan.role_key(KeyOf::Validator(place));
+    let own = Hello::new(prepared.genesis_id, Role::Validator);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let admit = |_: &PublicKey| Some(Role::Follower);
+    let endpoint = Endpoint::bind(any, &key, own, admit, TransportConfig::default()).unwrap();
+    let quic = endpoint.local_address().unwrap();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let mut serving = JoinSet::new();
+    let (listening, counter) = (endpoint.clone(), Arc::clone(&heard));
+    serving.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Some(connection) = listening.accept().await {
+            connections.spawn(answer(connection, Arc::clone(&script), Arc::clone(&counter)));
+        }
+    });
+    let address = NodeAddress { name: format!("node-{}", place + 1), quic, key: endpoint.key() };
+    Node { address, endpoint, heard, _serving: serving }
+}
+
+async fn answer(connection: Connection, script: Script, heard: Arc<AtomicUsize>) {
+    let mut unanswered = Vec::new();
+    while let Ok(request) = connection.accept_request().await {
+        let body = decode_request(&request.body).unwrap();
+        match script(heard.fetch_add(1, Relaxed), &body) {
+            Some(reply) => request.respond(encode_reply(&reply)).await.unwrap_or_default(),
+            None => unanswered.push(request),
+        }
+    }
+}
+
+fn accept_all(request: &Request) -> Option<Reply> {
+    match request {
+        Request::Submit(payments) => Some(Reply::Submitted(vec![Verdict::Accepted { copies: 1 }; payments.len()])),
+        _ => Some(Reply::Refused(RequestError::Forbidden)),
+    }
+}
+
+/// Sends all prepared payments to the first of these nodes, with the others to fall back on.
+async fn send(prepared: &Prepared, nodes: &[&Node]) -> (Result<(), DispatchError>, Arc<Dispatch>) {
+    let key = prepared.plan().role_key(KeyOf::Submitter);
+    let endpoint = link::dialler(&key, prepared.genesis_id, Role::Client).unwrap();
+    let mut keepers = JoinSet::new();
+    let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.address.clone(), endpoint.clone())).collect();
+    links.iter().for_each(|link| drop(keepers.spawn(Arc::clone(link).keep_up())));
+    while !links.iter().all(|link| link.is_up()) {
+        tokio::task::yield_now().await;
+    }
+    let book = Arc::new(Book::new(ACCOUNTS));
+    let file = PaymentsFile::open(&prepared.payments_file()).unwrap();
+    let gates: Vec<Gate> = links.into_iter().map(Gate::Node).collect();
+    let router = Router::new(Preference::One(0), gates.len());
+    let clock = StormClock::starting_in(Duration::ZERO);
+    let dispatch = Dispatch::new(book, file, gates, router, clock, Duration::from_millis(300), 1_000_000);
+    let phase = Phase { payments: None, duration_s: None, rate_per_s: Rate::Full(Full::Full), in_flight: 2 };
+    let pacer = Pacer::new(vec![phase], ACCOUNTS);
+    let sent = tokio::time::timeout(PATIENCE, Arc::clone(&dispatch).run(pacer)).await.expect("the storm hangs");
+    (sent, dispatch)
+}
+
+#[tokio::test]
+async fn every_payment_is_accepted_once_by_a_good_node() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let good = node(&prepared, 0, Arc::new(|_, request| accept_all(request)));
+    let (sent, dispatch) = send(&prepared, &[&good]).await;
+    sent.unwrap();
+    let tally = dispatch.book.tally();
+    assert_eq!((tally.sent, tally.accepted, tally.refused), (ACCOUNTS, ACCOUNTS, 0));
+    assert_eq!(good.heard.load(Relaxed), 3, "3,000 payments are three submissions");
+}
+
+#[tokio::test]
+async fn what_a_silent_node_leaves_open_goes_to_another() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let silent = node(&prepared, 0, Arc::new(|_, _| None));
+    let good = node(&prepared, 1, Arc::new(|_, request| accept_all(request)));
+    let (sent, dispatch) = send(&prepared, &[&silent, &good]).await;
+    sent.unwrap();
+    assert_eq!(dispatch.book.tally().accepted, ACCOUNTS);
+    assert!(silent.heard.load(Relaxed) >= 1 && good.heard.load(Relaxed) >= 3);
+    assert!(dispatch.with_outcome(|outcome| outcome.resends["timeout"]) >= 1);
+}
+
+#[tokio::test]
+async fn an_overloaded_node_is_asked_again_for_what_it_put_off() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let busy = node(
+        &prepared,
+        0,
+        Arc::new(move |number, request| {
+            let Request::Submit(payments) = request else { return accept_all(request) };
+            seen.lock().unwrap().push(payments.len());
+            let overloaded = Verdict::Refused(Refusal::Overloaded { retry_after_ms: 20 });
+            match number {
+                0 => Some(Reply::Refused(RequestError::Overloaded { retry_after_ms: 20 })),
+                1 => {
+                    let mut verdicts = vec![Verdict::Accepted { copies: 1 }; payments.len()];
+                    verdicts[..10].fill(overloaded);
+                    Some(Reply::Submitted(verdicts))
+                }
+                _ => accept_all(request),
+            }
+        }),
+    );
+    let (sent, dispatch) = send(&prepared, &[&busy]).await;
+    sent.unwrap();
+    assert_eq!(dispatch.book.tally().accepted, ACCOUNTS);
+    let asked: Vec<usize> = asked.lock().unwrap().clone();
+    assert_eq!((asked.len(), asked.contains(&10)), (5, true), "{asked:?}");
+}
+
+#[tokio::test]
+async fn refused_payments_are_told_by_their_code() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let strict = node(
+        &prepared,
+        0,
+        Arc::new(|_, request| match request {
+            Request::Submit(payments) => {
+                Some(Reply::Submitted(vec![Verdict::Refused(Refusal::Expired); payments.len()]))
+            }
+            other => accept_all(other),
+        }),
+    );
+    let (sent, dispatch) = send(&prepared, &[&strict]).await;
+    sent.unwrap();
+    assert_eq!(dispatch.book.tally().refused, ACCOUNTS);
+    assert_eq!(dispatch.with_outcome(|outcome| outcome.refusals.clone()), [("expired", ACCOUNTS)].into());
+}
+
+#[tokio::test]
+async fn a_node_that_forbids_it_ends_the_storm() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let closed = node(&prepared, 0, Arc::new(|_, _| Some(Reply::Refused(RequestError::Forbidden))));
+    let (sent, _) = send(&prepared, &[&closed]).await;
+    assert!(matches!(sent, Err(DispatchError::Abort(_))), "{sent:?}");
+}
+
+/// Two blocks of the storm, three batches of 1,000 payments in the first and none in the second.
+fn chain(prepared: &Prepared) -> (Vec<Batch>, Vec<Arc<Block>>) {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let id = prepared.genesis_id;
+    let bytes = std::fs::read(prepared.payments_file()).unwrap();
+    let payments = Payment::slice_from_bytes(&bytes).unwrap();
+    let batches: Vec<Batch> = (payments.chunks(1_000).enumerate())
+        .map(|(number, payments)| Batch::sign(ValidatorIndex(0), number as u64, payments.to_vec(), &key, &id))
+        .collect();
+    let mut blocks: Vec<Arc<Block>> = Vec::new();
+    for listed in [&batches[..], &[]] {
+        let digests: Vec<BatchDigest> = listed.iter().map(|batch| batch.digest(&id)).collect();
+        let parent = blocks.last().map_or(prepared.genesis.block_id(), |block| block.id(&id));
+        let header = BlockHeader {
+            proposer: ValidatorIndex(0),
+            rank: 0,
+            height: blocks.len() as u64 + 1,
+            slot: blocks.len() as u64 + 5,
+            parent,
+            transactions_root: transactions_root(&digests),
+            state_root: StateRoot([2; 32]),
+            receipts_root: ReceiptsRoot([3; 32]),
+            receipts: 0,
+        };
+        blocks.push(Arc::new(Block::sign(header, digests, &key, &id)));
+    }
+    (batches, blocks)
+}
+
+/// A node that tells its followers the first `blocks` blocks, answers questions for batches if it has them, and ends
+/// the connection when it is asked for what it does not have.
+fn teller(prepared: &Prepared, place: u16, blocks: usize, with_batches: bool) -> Node {
+    let mut node = node(prepared, place, Arc::new(|_, request| accept_all(request)));
+    let (batches, all) = chain(prepared);
+    let (endpoint, id) = (node.endpoint.clone(), prepared.genesis_id);
+    node._serving.abort_all();
+    node._serving.spawn(async move {
+        while let Some(connection) = endpoint.accept().await {
+            let mut control = connection.open_frames(Class::Control).await.unwrap();
+            let mut bulk = connection.open_frames(Class::Bulk).await.unwrap();
+            let Ok(mut questions) = connection.accept_frames().await else { continue };
+            while let Ok(Some(frame)) = questions.recv().await {
+                match message::decode(&frame).unwrap() {
+                    Message::FetchBlocks { .. } => {
+                        let told: Message<Batch> = Message::Blocks(all[..blocks].to_vec());
+                        control.send(message::encode(&told)).await.unwrap();
+                    }
+                    Message::FetchBatches(digests) if with_batches => {
+                        for batch in batches.iter().filter(|batch| digests.contains(&batch.digest(&id))) {
+                            bulk.send(message::encode(&Message::Batch(batch.clone()))).await.unwrap();
+                        }
+                    }
+                    Message::FetchBatches(_) => connection.close(CloseCode::Busy),
+                    other => panic!("a follower says {other:?}"),
+                }
+            }
+        }
+    });
+    node
+}
+
+#[tokio::test]
+async fn a_follower_goes_on_with_another_node_when_one_leaves_it() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    // The first knows one block and loses its connection over its batches; the second knows everything.
+    let (first, second) = (teller(&prepared, 0, 1, false), teller(&prepared, 1, 2, true));
+    let key = prepared.plan().role_key(KeyOf::Watcher);
+    let endpoint = link::dialler(&key, prepared.genesis_id, Role::Follower).unwrap();
+    let book = Arc::new(Book::new(ACCOUNTS));
+    let tracker = Tracker::new(prepared.plan(), &prepared.genesis, Arc::clone(&book));
+    let tracker = Arc::new(Mutex::new(tracker));
+    let nodes = vec![first.address.clone(), second.address.clone()];
+    let clock = StormClock::starting_in(Duration::ZERO);
+    let done = async {
+        while follow::with(&tracker, |tracker| tracker.head().height) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let following = follow::follow(Arc::clone(&tracker), nodes, 0, endpoint, clock);
+    tokio::select! {
+        () = following => panic!("following never ends"),
+        reached = tokio::time::timeout(PATIENCE, done) => reached.expect("the chain is never followed"),
+    }
+    assert_eq!(book.tally().included, ACCOUNTS);
+}
