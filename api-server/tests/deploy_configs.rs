@@ -11,7 +11,7 @@ fn deploy(file: &str) -> PathBuf {
 }
 
 fn config() -> Config {
-    Config::load(&deploy("api-server.toml")).unwrap()
+    Config::load(&deploy("api-server.toml")).expect("the example is a config")
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn text<'a>(table: &'a toml::Table, field: &str) -> &'a str {
 fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display())) {
-        let path = entry.unwrap().path();
+        let path = entry.expect("a directory can be read to its end").path();
         if path.is_dir() {
             found.extend(files(&path, ending));
         } else if path.to_string_lossy().ends_with(ending) {
@@ -54,7 +54,7 @@ fn metrics_served() -> BTreeSet<String> {
     }
     assert!(served.len() > 30, "node/METRICS.md has a row `| name | …` for each metric");
     for path in files(&root().join("api-server/src"), ".rs") {
-        let source = fs::read_to_string(&path).unwrap();
+        let source = fs::read_to_string(&path).expect("source is text");
         for call in ["counter!(\"", "gauge!(\"", "histogram!(\""] {
             let names = source.split(call).skip(1).filter_map(|behind| behind.split('"').next());
             served.extend(names.map(str::to_owned));
