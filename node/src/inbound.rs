@@ -96,8 +96,11 @@ impl Inbound {
             };
         };
         match message {
-            Message::Status(Status { validator, .. }) if *validator != sender => Err(Offence::ForeignStatus),
-            Message::Status(Status { validator, boot, .. }) if *validator == services.me && *boot == services.boot => {
+            // Validators pass on what speaks under this node's own key, so that twins hear of each other.
+            Message::Status(Status { validator, .. }) if *validator != sender && *validator != services.me => {
+                Err(Offence::ForeignStatus)
+            }
+            Message::Status(Status { boot, .. }) if sender == services.me && *boot == services.boot => {
                 Err(Offence::Myself)
             }
             Message::Status(_) => Ok(true),
