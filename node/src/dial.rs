@@ -20,6 +20,8 @@ use crate::session::End;
 
 /// How long the validator that need not dial waits for the other one.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same just after its start: the other one may still hold the connection of the process before, and not dial.
+const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 /// The pause after the first failure, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -71,11 +73,12 @@ pub fn neighbours(
 /// Keeps a connection to one neighbour, for ever (or until it turns out to be this very process).
 pub async fn keep(endpoint: Endpoint, neighbour: Neighbour, guests: Arc<Guests>, services: Arc<Services>) {
     let dials_first = services.me < neighbour.validator;
-    let mut pause = PAUSE_MIN;
+    let (mut pause, mut patience) = (PAUSE_MIN, FIRST_PATIENCE);
     let mut complaint = String::new();
     loop {
         if !dials_first {
-            wait_in_vain(&neighbour, &services).await;
+            wait_in_vain(&neighbour, &services, patience).await;
+            patience = PATIENCE;
         }
         if services.links.is_connected(neighbour.validator) {
             sleep(LOOK_EVERY).await;
@@ -102,13 +105,13 @@ pub async fn keep(endpoint: Endpoint, neighbour: Neighbour, guests: Arc<Guests>,
     }
 }
 
-/// Ends when no connection has stood for the whole of [`PATIENCE`].
-async fn wait_in_vain(neighbour: &Neighbour, services: &Services) {
+/// Ends when no connection has stood for this long.
+async fn wait_in_vain(neighbour: &Neighbour, services: &Services, mut patience: Duration) {
     let mut since = Instant::now();
-    while since.elapsed() < PATIENCE {
+    while since.elapsed() < patience {
         sleep(LOOK_EVERY).await;
         if services.links.is_connected(neighbour.validator) {
-            since = Instant::now();
+            (since, patience) = (Instant::now(), PATIENCE);
         }
     }
 }

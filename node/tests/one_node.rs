@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{Network, OPENING_BALANCE, account, all_accepted, remove_file};
+use kit::{Network, OPENING_BALANCE, account, all_accepted, remove_file, wait_until};
 use zeni_consensus::{Mode, Refusal, Verdict};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{AccountId, Amount, SignatureBytes, TokenId};
@@ -148,6 +148,22 @@ async fn a_node_that_lost_its_safety_record_only_follows_until_it_is_readmitted(
     assert!(all_accepted(&client.submit_when_ready(vec![network.pay(0, 1, 0, 9)]).await));
     client.wait_for_balance(account(&network.accounts[1]), i128::from(OPENING_BALANCE) + 9).await;
     assert!(client.node().await.slot > record.last_signed_slot);
+    node.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_disk_watermark_payments_are_refused_and_nothing_else() {
+    let network = Network::new(1, 2, 200);
+    let mut setup = network.setup(0);
+    setup.config.limits.disk_watermark_bytes = 1 << 60;
+    init::init(&setup).unwrap();
+    let node = zeni_node::Node::start(setup).unwrap();
+    let client = network.client(0).await;
+    wait_until("the node notices its disk", async || {
+        client.submit(vec![network.pay(0, 1, 0, 1)]).await == [Verdict::Refused(Refusal::DiskFull)]
+    })
+    .await;
+    assert_eq!(client.balance(account(&network.accounts[1])).await, i128::from(OPENING_BALANCE));
     node.stop().await.unwrap();
 }
 

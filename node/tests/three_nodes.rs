@@ -61,9 +61,9 @@ async fn agree_survive_the_loss_of_two_and_agree_again() {
     nodes.pop().unwrap().stop().await.unwrap();
     assert!(all_accepted(&clients[0].submit_when_ready(round(&network, 0, 1, 20, 20)).await));
     clients[0].wait_for_balance(receiver, start + 40 * payers).await;
-    for number in 1..3 {
+    for (number, client) in clients.iter_mut().enumerate().skip(1) {
         nodes.push(network.start(number));
-        clients[number] = dial_when_up(&network, number).await;
+        *client = dial_when_up(&network, number).await;
     }
     for client in &clients {
         client.wait_for_balance(receiver, start + 40 * payers).await;
