@@ -31,27 +31,31 @@ pub const IN_FLIGHT_MAX: usize = 4_096;
 #[derive(Debug, Clone)]
 pub enum Gate {
     Node(Arc<Link>),
-    /// The API server at an HTTP address.
-    Api {
-        http: Http,
-        address: String,
-    },
+    /// The API server.
+    Api(Arc<ApiGate>),
+}
+
+/// The API server's HTTP address and the client that speaks to it.
+#[derive(Debug)]
+pub struct ApiGate {
+    pub http: Http,
+    pub address: String,
 }
 
 impl Gate {
     fn is_up(&self) -> bool {
         match self {
             Self::Node(link) => link.is_up(),
-            Self::Api { .. } => true,
+            Self::Api(_) => true,
         }
     }
 
     async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
         match self {
             Self::Node(link) => link.submit(payments.to_vec(), deadline).await,
-            Self::Api { http, address } => {
+            Self::Api(api) => {
                 let body = Bytes::copy_from_slice(Payment::slice_as_bytes(payments));
-                http.submit(address, body, deadline).await
+                api.http.submit(&api.address, body, deadline).await
             }
         }
     }

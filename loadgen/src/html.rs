@@ -272,7 +272,7 @@ fn put(html: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::report_sample::sample;
 
     #[test]
     fn the_page_needs_nothing_from_outside() {

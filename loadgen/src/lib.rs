@@ -1,4 +1,10 @@
 //! Prepares, replays and judges payment storms.
+//!
+//! Read in this order: [`plan`] says who pays whom, [`prepare`] puts that on disk; [`scenario`] is what a storm is to
+//! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send;
+//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. [`faults`] happen meanwhile. Then
+//! [`audit`] asks what came of it, [`measure`] computes, [`findings`] collects, and [`report`] judges. [`storm`] is the
+//! whole from beginning to end.
 
 pub mod audit;
 pub mod book;
@@ -31,3 +37,6 @@ pub mod storm_clock;
 pub mod tracker;
 pub mod up;
 pub mod watch;
+
+#[cfg(test)]
+mod report_sample;

@@ -153,15 +153,22 @@ fn report(run: &std::path::Path) -> Result<bool, String> {
 fn stay_up(scenario: &std::path::Path, places: PlacesArguments) -> Result<bool, String> {
     let scenario = Scenario::load(scenario).map_err(|error| error.to_string())?;
     let places = places.places()?;
-    until_interrupted(async { up::up(&scenario, &places).await.map_err(|error| error.to_string()) })?;
+    with_runtime(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let end = async {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        up::up(&scenario, &places, end).await.map_err(|error| error.to_string())
+    })?;
     Ok(true)
 }
 
 /// Runs to the end, or until Ctrl-C or SIGTERM; either way every process that was started is gone afterwards.
 fn until_interrupted<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("starting the runtime: {error}"))?;
-    runtime.block_on(async {
+    with_runtime(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         tokio::select! {
             done = Box::pin(work) => done,
@@ -169,4 +176,10 @@ fn until_interrupted<T>(work: impl Future<Output = Result<T, String>>) -> Result
             _ = terminate.recv() => Err("terminated; everything that was started is ended".into()),
         }
     })
+}
+
+/// Runs on a runtime whose threads live as long as this process, for the leashes of others hang on them.
+fn with_runtime<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| format!("starting the runtime: {error}"))?.block_on(Box::pin(work))
 }

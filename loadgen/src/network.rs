@@ -374,7 +374,7 @@ mod tests {
     fn the_layout_has_a_config_and_a_key_for_each_process() {
         let root = tempfile::tempdir().unwrap();
         let prepared = prepared(root.path());
-        let network = Network::lay_out(&root.path().to_path_buf(), &prepared, &wanted(), &programs()).unwrap();
+        let network = Network::lay_out(root.path(), &prepared, &wanted(), &programs()).unwrap();
         assert_eq!(network.members.len(), 4);
         for (place, member) in network.members[..3].iter().enumerate() {
             let text = fs::read_to_string(&member.config).unwrap();

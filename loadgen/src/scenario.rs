@@ -1,5 +1,7 @@
 //! The scenario file: what a storm is, what goes wrong during it, and what must hold in the end.
 
+mod check;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -275,155 +277,11 @@ impl Scenario {
         self.target_node.as_ref().and_then(|node| names.iter().position(|name| name == node)).unwrap_or(0)
     }
 
-    fn check(&self) -> Result<(), ScenarioError> {
-        let named = !self.name.is_empty()
-            && self.name.len() <= 64
-            && self.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
-        require(named, "name", &self.name, "it consists of 1 to 64 letters, digits and dashes")?;
-        in_range("accounts", self.accounts, 1, prepare::ACCOUNTS_MAX)?;
-        self.check_network()?;
-        self.check_phases()?;
-        in_range("number of faults", self.faults.len() as u64, 0, FAULTS_MAX as u64)?;
-        for number in 0..self.faults.len() {
-            self.check_fault(number)?;
-        }
-        self.check_overlap()?;
-        self.check_thresholds()?;
-        in_range("timeouts.run_s", self.timeouts.run_s, 1, 86_400)?;
-        in_range("timeouts.start_s", self.timeouts.start_s, 1, self.timeouts.run_s)?;
-        in_range("timeouts.settle_s", self.timeouts.settle_s, 1, self.timeouts.run_s)?;
-        in_range("timeouts.stop_s", self.timeouts.stop_s, 1, 600)?;
-        in_range("timeouts.submit_ms", self.timeouts.submit_ms, 50, 120_000)
-    }
-
-    fn check_network(&self) -> Result<(), ScenarioError> {
-        let network = &self.network;
-        in_range("network.nodes", network.nodes.into(), 1, NODES_MAX.into())?;
-        in_range("network.block_interval_ms", network.block_interval_ms, 200, 600_000)?;
-        let depths = (zeni_ledger::state::DEPTH_MIN, zeni_ledger::state::DEPTH_MAX);
-        in_range("network.state_depth", network.state_depth.into(), depths.0.into(), depths.1.into())?;
-        let batches = zeni_ledger::block::BLOCK_BATCHES_LIMIT as u64;
-        in_range("network.batches_max", network.batches_max.into(), 1, batches)?;
-        if let Some(checkpoint) = network.checkpoint {
-            in_range("network.checkpoint.interval_s", checkpoint.interval_s, 1, 86_400)?;
-            in_range("network.checkpoint.depth", checkpoint.depth, 1, 100_000)?;
-        }
-        if let Some(attach) = &network.attach {
-            let expected = "an address for each of network.nodes, in the order of genesis";
-            require(
-                attach.nodes.len() == usize::from(network.nodes),
-                "network.attach.nodes",
-                attach.nodes.len(),
-                expected,
-            )?;
-            let harmless = self.faults.is_empty();
-            require(harmless, "faults", self.faults.len(), "only processes that loadgen started itself are harmed")?;
-        }
-        let api = match &network.attach {
-            Some(attach) => attach.api_server.is_some(),
-            None => network.api_server,
-        };
-        let reachable = self.target != Target::Api || api;
-        require(reachable, "target", "api", "it needs network.api_server")?;
-        if let Some(node) = &self.target_node {
-            let expected = "it is the name of a node, and only for target = \"one\"";
-            let right = self.target == Target::One && self.node_names().contains(node);
-            require(right, "target_node", node, expected)?;
-        }
-        Ok(())
-    }
-
-    fn check_phases(&self) -> Result<(), ScenarioError> {
-        in_range("number of phases", self.phases.len() as u64, 1, PHASES_MAX as u64)?;
-        let mut planned = 0u64;
-        for (number, phase) in self.phases.iter().enumerate() {
-            let field = |name: &str| format!("phases[{number}].{name}");
-            let last = number + 1 == self.phases.len();
-            let one = phase.payments.is_some() != phase.duration_s.is_some() || last && phase.payments.is_none();
-            require(one, &field("payments"), format!("{:?}", phase.payments), "give either payments or duration_s")?;
-            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.accounts)?;
-            in_range(&field("duration_s"), phase.duration_s.unwrap_or(1), 1, 86_400)?;
-            in_range(&field("in_flight"), phase.in_flight as u64, 1, 1_024)?;
-            if let Rate::PerSecond(rate) = phase.rate_per_s {
-                in_range(&field("rate_per_s"), rate.into(), 1, 1_000_000)?;
-            }
-            let by_time = match (phase.duration_s, phase.rate_per_s) {
-                (Some(duration_s), Rate::PerSecond(rate)) => duration_s.saturating_mul(rate.into()),
-                _ => 0,
-            };
-            planned = planned.saturating_add(phase.payments.unwrap_or(by_time));
-        }
-        let expected = format!("there are {} accounts with one payment each", self.accounts);
-        require(planned <= self.accounts, "payments of all phases", planned, expected)
-    }
-
-    fn check_fault(&self, number: usize) -> Result<(), ScenarioError> {
-        let fault = &self.faults[number];
-        let field = |name: &str| format!("faults[{number}].{name}");
-        let mut known = self.node_names();
-        known.extend(self.network.api_server.then(|| API_SERVER.to_string()));
-        require(!fault.targets.is_empty(), &field("targets"), "empty", "name at least one process")?;
-        for (place, target) in fault.targets.iter().enumerate() {
-            let expected = format!("known are {}", known.join(", "));
-            require(known.contains(target), &field("targets"), target, expected)?;
-            let once = !fault.targets[..place].contains(target);
-            require(once, &field("targets"), target, "each target stands once")?;
-        }
-        in_range(&field("at_s"), fault.at_s, 1, self.timeouts.run_s)?;
-        let least = u64::from(fault.kind != FaultKind::Restart);
-        in_range(&field("duration_s"), fault.duration_s, least, self.timeouts.run_s)?;
-        let block_interval_ms = self.network.block_interval_ms;
-        let (slots, at_s) = (fault.whole_slots(block_interval_ms), fault.at_s);
-        let least_s = (least_start_ms(slots, block_interval_ms)).div_ceil(1_000);
-        if self.dip_is_defined(fault) && at_s < least_s {
-            return Err(ScenarioError::FaultTooEarly { number, at_s, block_interval_ms, slots, least_s });
-        }
-        Ok(())
-    }
-
     /// Whether a fault leaves a node that can go on, and lasts long enough to count whole slots.
     pub fn dip_is_defined(&self, fault: &Fault) -> bool {
         let survivor = self.node_names().iter().any(|name| !fault.targets.contains(name));
         let a_node_falls = self.node_names().iter().any(|name| fault.targets.contains(name));
         survivor && a_node_falls && fault.whole_slots(self.network.block_interval_ms) > 0
-    }
-
-    /// A process is in one fault at a time.
-    fn check_overlap(&self) -> Result<(), ScenarioError> {
-        for (number, fault) in self.faults.iter().enumerate() {
-            for other in &self.faults[..number] {
-                let apart = fault.at_s >= other.end_s() || other.at_s >= fault.end_s();
-                let shared = fault.targets.iter().find(|target| other.targets.contains(target));
-                if let (false, Some(target)) = (apart, shared) {
-                    let expected = "a process is in one fault at a time";
-                    require(false, &format!("faults[{number}].targets"), target, expected)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_thresholds(&self) -> Result<(), ScenarioError> {
-        let thresholds = &self.thresholds;
-        let numbers = [
-            ("mean_tps_min", thresholds.mean_tps_min),
-            ("sent_tps_min", thresholds.sent_tps_min),
-            ("accepted_p90_ms_max", thresholds.accepted_p90_ms_max),
-            ("accepted_p99_ms_max", thresholds.accepted_p99_ms_max),
-            ("included_p99_ms_max", thresholds.included_p99_ms_max),
-            ("dip_ratio_min", thresholds.dip_ratio_min),
-            ("resync_s_max", thresholds.resync_s_max),
-        ];
-        for (name, value) in numbers {
-            let right = value.is_none_or(|value| value.is_finite() && value > 0.0);
-            let found = value.unwrap_or_default();
-            require(right, &format!("thresholds.{name}"), found, "it is a number above zero")?;
-        }
-        let judged = thresholds.dip_ratio_min.is_none() || self.faults.iter().any(|fault| self.dip_is_defined(fault));
-        let expected = "no fault leaves a surviving node for a whole slot, so no dip can be judged";
-        require(judged, "thresholds.dip_ratio_min", thresholds.dip_ratio_min.unwrap_or_default(), expected)?;
-        let resync = thresholds.resync_s_max.is_some() || thresholds.resync_below_outage;
-        require(!resync || !self.faults.is_empty(), "thresholds.resync", "set", "there is no fault to resync from")
     }
 }
 
@@ -439,12 +297,6 @@ impl Fault {
     }
 }
 
-/// The earliest start of a fault, in milliseconds, that leaves `slots` whole slots before it in which blocks carried a
-/// full interval's payments: one interval until the first slot begins, one until its block had time to fill.
-fn least_start_ms(slots: u64, block_interval_ms: u64) -> u64 {
-    (slots + 2) * block_interval_ms
-}
-
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -454,24 +306,6 @@ impl fmt::Display for FaultKind {
             Self::Restart => "restart",
         })
     }
-}
-
-fn require(
-    holds: bool,
-    field: &str,
-    found: impl fmt::Display,
-    expected: impl fmt::Display,
-) -> Result<(), ScenarioError> {
-    match holds {
-        true => Ok(()),
-        false => {
-            Err(ScenarioError::Field { field: field.into(), found: found.to_string(), expected: expected.to_string() })
-        }
-    }
-}
-
-fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<(), ScenarioError> {
-    require((least..=most).contains(&found), field, found, format!("it lies from {least} to {most}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use zeni_ledger::Genesis;
 use crate::audit::{self, AuditError, Verified};
 use crate::book::Book;
 use crate::clock;
-use crate::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
+use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
 use crate::faults::{self, FaultRecord, Scene};
 use crate::findings::{self, Findings};
 use crate::follow;
@@ -250,7 +250,9 @@ impl Run {
 
 fn gates(scenario: &Scenario, stage: &Stage) -> Vec<Gate> {
     match (scenario.target, &stage.api) {
-        (Target::Api, Some(address)) => vec![Gate::Api { http: stage.http.clone(), address: address.clone() }],
+        (Target::Api, Some(address)) => {
+            vec![Gate::Api(Arc::new(ApiGate { http: stage.http.clone(), address: address.clone() }))]
+        }
         _ => stage.links.iter().map(|link| Gate::Node(Arc::clone(link))).collect(),
     }
 }

@@ -6,16 +6,17 @@ use std::time::Duration;
 use crate::clock;
 use crate::plan::Role;
 use crate::prepare;
+use crate::process::ProcessError;
 use crate::scenario::Scenario;
-use crate::stage;
+use crate::stage::{self, Stage};
 use crate::storm::{Places, StormError};
 
 /// Between two looks at whether all processes live.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Starts the network of a scenario, prints its addresses and keeps it up for as long as it is polled. Ends only when a
-/// process ends by itself.
-pub async fn up(scenario: &Scenario, places: &Places) -> Result<(), StormError> {
+/// Starts the network of a scenario, prints its addresses and keeps it up until `end`, then stops it cleanly. An error
+/// if a process ends by itself.
+pub async fn up(scenario: &Scenario, places: &Places, end: impl Future<Output = ()>) -> Result<(), StormError> {
     let now_ms = clock::unix_ms();
     let prepared = prepare::prepare(&places.data, &scenario.parameters(), now_ms)?;
     let directory = places.runs.join(format!("up-{}", clock::compact(now_ms)));
@@ -39,10 +40,22 @@ pub async fn up(scenario: &Scenario, places: &Places) -> Result<(), StormError> 
     let watcher = hex::encode(plan.role_key(Role::Submitter).verifying_key().to_bytes());
     println!("nodes admit the client key {watcher}");
     println!("directory {}\nCtrl-C ends it", directory.display());
+    tokio::select! {
+        error = look_after(&stage) => return Err(error.into()),
+        () = end => {}
+    }
+    stage.network.lock().await.stop(Duration::from_secs(scenario.timeouts.stop_s)).await?;
+    Ok(())
+}
+
+/// Ends when a process has ended by itself.
+async fn look_after(stage: &Stage) -> ProcessError {
     loop {
         tokio::time::sleep(LOOK).await;
         for member in &mut stage.network.lock().await.members {
-            member.process.check()?;
+            if let Err(error) = member.process.check() {
+                return error;
+            }
         }
     }
 }

@@ -96,10 +96,9 @@ fn tell(scene: &Scene, book: &Book, before: u64) -> u64 {
     if undone > 0 {
         line.push_str(&format!("  undone blocks {undone}"));
     }
-    if std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{line}")
-    } else {
-        eprintln!("{line}")
+    match std::io::stderr().is_terminal() {
+        true => eprint!("\r\x1b[K{line}"),
+        false => eprintln!("{line}"),
     }
     accepted
 }

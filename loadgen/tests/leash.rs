@@ -1,5 +1,7 @@
 //! What the load generator does to processes, on real ones.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Sending and following against scripted nodes: real QUIC, answers from a script.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,9 @@
 //! `cargo xtask`: the project's own commands.
 
 mod build;
+mod check;
 mod codegen;
 mod storm;
-mod tests;
 mod workspace;
 
 use std::process::ExitCode;
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let root = workspace::root();
     let done = match Arguments::parse().command {
         Command::Storm { scenario } => storm::storm(&root, &scenario),
-        Command::Test { arguments } => tests::test(&root, &arguments),
+        Command::Test { arguments } => check::test(&root, &arguments),
         Command::Up { scenario } => storm::up(&root, &scenario),
         Command::Codegen { check } => codegen::run(&root, check)
             .map(|()| ExitCode::SUCCESS)
