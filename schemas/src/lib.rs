@@ -22,6 +22,8 @@ pub use hello::{Hello, PROTOCOL_VERSION, Role};
 #[allow(
     clippy::all,
     clippy::pedantic,
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
     dead_code,
     elided_lifetimes_in_paths,
     missing_debug_implementations,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt};
 use zeni_schemas::message::{BATCH_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX};
 use zeni_schemas::request::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
@@ -49,7 +50,9 @@ pub struct TransportConfig {
     pub close_deadline: Duration,
     /// Asked of the kernel for each direction; it may grant less.
     pub socket_buffer_bytes: usize,
-    /// The largest UDP payload that path discovery may find. Loopback carries far more than Ethernet.
+    /// The largest UDP payload that path discovery may find, at most. Ethernet carries 1,452; on loopback 6,500 cost
+    /// 150 to 170 µs of CPU for both ends of a frame of 180,000 bytes, 1,452 cost 350 to 370, and beyond 6,553 ten of
+    /// them no longer fit into one segmented send, which costs 410 to 430.
     pub datagram_bytes_max: u16,
 }
 
@@ -74,7 +77,7 @@ impl Default for TransportConfig {
             keep_alive: Duration::from_secs(3),
             close_deadline: Duration::from_secs(2),
             socket_buffer_bytes: 8 << 20,
-            datagram_bytes_max: 1_452,
+            datagram_bytes_max: 6_500,
         }
     }
 }
@@ -90,6 +93,10 @@ pub enum ConfigError {
     IdleTimeout(Duration),
 }
 
+/// Sent before the first acknowledgement, at most: a full batch. The processes of a ledger are few and known to one
+/// another. QUIC's own dozen small packets would be filled by one probe of a large datagram, and a close that the
+/// congestion window holds back is never sent: its peer would hear of it late, and without the reason.
+const INITIAL_WINDOW_BYTES: u64 = 256 << 10;
 /// The smallest datagram that every QUIC path must carry (RFC 9000, section 14).
 const DATAGRAM_BYTES_MIN: u16 = 1_200;
 
@@ -139,6 +146,8 @@ impl TransportConfig {
         self.check()?;
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.datagram_bytes_max);
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(INITIAL_WINDOW_BYTES);
         let mut config = quinn::TransportConfig::default();
         config
             .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
@@ -150,6 +159,7 @@ impl TransportConfig {
             .max_idle_timeout(Some(self.idle()?))
             .keep_alive_interval(Some(self.keep_alive))
             .mtu_discovery_config(Some(discovery))
+            .congestion_controller_factory(Arc::new(congestion))
             .datagram_receive_buffer_size(None)
             .enable_segmentation_offload(true);
         Ok(Arc::new(config))

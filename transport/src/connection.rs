@@ -152,7 +152,9 @@ impl Connection {
         }
     }
 
-    /// Closes the connection for this reason, with everything on it. What is not delivered yet is lost.
+    /// Closes the connection for this reason, with everything on it. What is not delivered yet is lost. A peer to which
+    /// more is under way than congestion control lets through hears of it as [`Lost::Reset`] or [`Lost::TimedOut`]
+    /// instead, because QUIC then holds the reason back.
     pub fn close(&self, code: CloseCode) {
         self.quic.close(code.into(), code.name().as_bytes());
     }

@@ -13,7 +13,7 @@ pub(crate) fn assert_golden(name: &str, bytes: &[u8]) {
     let lines: Vec<String> = bytes.chunks(32).map(hex::encode).collect();
     let found = lines.join("\n") + "\n";
     if env::var_os("ZENI_BLESS").is_some_and(|value| value == "1") {
-        fs::write(&path, &found).unwrap();
+        fs::write(&path, &found).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
     let recorded = fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; ZENI_BLESS=1 records it", path.display()));
