@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use zeni_consensus::{ChainChange, Verdict};
+use zeni_consensus::{ChainChange, Millis, Verdict};
 use zeni_ledger::{BatchDigest, Block, BlockId, State, TransactionId, ValidatorIndex, VerifiedBatch};
 
 use crate::model::{Fate, Model, compare};
 use crate::network::ProcessId;
 use crate::violation::Violation;
 use crate::world::World;
+
+/// A block is taken this long before its slot begins on a node's clock.
+const CLOCK_TOLERANCE_MS: u64 = 500;
 
 /// A disk; a lost one is replaced by one with another number.
 pub type DiskId = usize;
@@ -28,6 +31,8 @@ pub struct Checker {
     pub model: Model,
     /// The canonical chain of each process, genesis first.
     chains: Vec<Vec<BlockId>>,
+    /// What each process executed since its start, or starts from.
+    executed: Vec<BTreeSet<BlockId>>,
     signed: BTreeMap<(ValidatorIndex, u64), BlockId>,
     /// Validators that are known to sign twice: liars, and twins while they do not know of each other.
     excused: BTreeSet<ValidatorIndex>,
@@ -45,6 +50,7 @@ impl Checker {
             model: Model::new(world.clone()),
             world,
             chains: vec![vec![genesis]; processes],
+            executed: vec![BTreeSet::new(); processes],
             signed: BTreeMap::new(),
             excused: BTreeSet::new(),
             holders: BTreeMap::new(),
@@ -61,6 +67,7 @@ impl Checker {
     /// A process appended a batch.
     pub fn appended(&mut self, batch: &VerifiedBatch) {
         self.model.learn_batch(batch);
+        self.holders.entry(batch.digest()).or_default();
         for id in batch.ids() {
             self.carriers.entry(*id).or_default().insert(batch.digest());
         }
@@ -123,12 +130,13 @@ impl Checker {
 
     /// A process started: its canonical chain is that of its checkpoint.
     pub fn started(&mut self, node: ProcessId, chain: Vec<BlockId>, state: &State) -> Result<(), Violation> {
+        self.executed[node] = chain.iter().copied().collect();
         self.chains[node] = chain;
         self.check_state(node, state)
     }
 
     /// A process's canonical chain changed. After the last change of a step, [`Self::check_state`] looks at its state.
-    pub fn changed(&mut self, node: ProcessId, change: &ChainChange) -> Result<(), Violation> {
+    pub fn changed(&mut self, node: ProcessId, now: Millis, change: &ChainChange) -> Result<(), Violation> {
         for undone in &change.undone {
             let head = self.chains[node].pop();
             if head != Some(*undone) {
@@ -147,6 +155,9 @@ impl Checker {
             if block.id(&self.world.genesis_id) != id {
                 return Err(broken("it was announced under another id".into()));
             }
+            if self.world.genesis.slot_time_ms(block.header.slot) > now.0 + CLOCK_TOLERANCE_MS {
+                return Err(broken("its slot has not begun on this node's clock".into()));
+            }
             let model = self.model.execute(id, block).map_err(broken)?;
             let executed = model.fates.iter().filter_map(|(payment, fate)| match fate {
                 Fate::Executed(outcome) => Some((*payment, *outcome)),
@@ -157,8 +168,51 @@ impl Checker {
                 return Err(broken("its receipts are not those of the model".into()));
             }
             self.chains[node].push(id);
+            self.executed[node].insert(id);
         }
         Ok(())
+    }
+
+    /// Fork choice: nothing that a process executed is better than its head.
+    pub fn check_choice(&self, node: ProcessId) -> Result<(), Violation> {
+        let head = *self.chains[node].last().expect("genesis is always there");
+        self.executed[node].iter().try_for_each(|block| self.check_not_better(node, head, *block))
+    }
+
+    /// Fork choice: a block that a process received, whose parent it executed and whose batches it has, is not better
+    /// than its head. A block that was never executed anywhere may be false.
+    pub fn check_taken(
+        &self,
+        node: ProcessId,
+        block: &Block,
+        has: impl Fn(&BatchDigest) -> bool,
+    ) -> Result<(), Violation> {
+        if self.executed[node].contains(&block.header.parent) && block.digests.iter().all(has) {
+            let head = *self.chains[node].last().expect("genesis is always there");
+            return self.check_not_better(node, head, block.id(&self.world.genesis_id));
+        }
+        Ok(())
+    }
+
+    fn check_not_better(&self, node: ProcessId, head: BlockId, other: BlockId) -> Result<(), Violation> {
+        let rank = |id: &BlockId| self.model.block(id).map(|block| (block.weight, std::cmp::Reverse(*id)));
+        match (rank(&other), rank(&head)) {
+            (Some(other_rank), Some(head_rank)) if other_rank > head_rank => {
+                Err(Violation::ForkChoice { node, head, better: other })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A validator lists only what another disk holds, while peers are there to confirm.
+    pub fn check_listed(&self, node: ProcessId, disk: DiskId, block: &Block) -> Result<(), Violation> {
+        let elsewhere = |digest: &BatchDigest| {
+            self.holders.get(digest).is_some_and(|holders| holders.ever.iter().any(|holder| *holder != disk))
+        };
+        match block.digests.iter().find(|digest| !elsewhere(digest)) {
+            Some(digest) => Err(Violation::ListedUnconfirmed { node, digest: *digest }),
+            None => Ok(()),
+        }
     }
 
     /// A process's state is that of its head, by the model, and its token sums are zero.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use zeni_consensus::schedule::Schedule;
 use zeni_ledger::receipt::{Outcome, Rejection};
 use zeni_ledger::{AccountId, BatchDigest, Block, BlockId, Payment, State, TokenId, TransactionId, VerifiedBatch};
 
@@ -52,6 +53,8 @@ pub struct ModelBlock {
     pub parent: BlockId,
     pub height: u64,
     pub slot: u64,
+    /// Of the whole chain up to here.
+    pub weight: u128,
     /// All accounts after it.
     pub books: Rc<Books>,
     /// Every digest that it or an ancestor lists.
@@ -64,6 +67,7 @@ pub struct ModelBlock {
 #[derive(Debug)]
 pub struct Model {
     world: Arc<World>,
+    schedule: Schedule,
     blocks: BTreeMap<BlockId, ModelBlock>,
     batches: BTreeMap<BatchDigest, VerifiedBatch>,
 }
@@ -74,12 +78,13 @@ impl Model {
             parent: world.genesis.block_id(),
             height: 0,
             slot: 0,
+            weight: 0,
             books: Rc::new(books(&world)),
             listed: Rc::default(),
             fates: Vec::new(),
         };
         let blocks = BTreeMap::from([(world.genesis.block_id(), root)]);
-        Self { world, blocks, batches: BTreeMap::new() }
+        Self { schedule: Schedule::new(&world.genesis), world, blocks, batches: BTreeMap::new() }
     }
 
     /// Notes a batch that a node stored.
@@ -113,6 +118,11 @@ impl Model {
         if header.slot <= parent.slot {
             return Err(format!("slot {} does not rise above slot {}", header.slot, parent.slot));
         }
+        let order = self.schedule.order(header.slot);
+        if order.get(usize::from(header.rank)) != Some(&header.proposer) {
+            return Err(format!("validator {} has not rank {} in slot {}", header.proposer, header.rank, header.slot));
+        }
+        let weight = parent.weight + (order.len() - usize::from(header.rank)) as u128;
         let mut fates = Vec::new();
         let (mut books, mut listed) = (parent.books.clone(), parent.listed.clone());
         for digest in &block.digests {
@@ -126,7 +136,7 @@ impl Model {
             }
         }
         let (height, slot) = (header.height, header.slot);
-        Ok(ModelBlock { parent: header.parent, height, slot, books, listed, fates })
+        Ok(ModelBlock { parent: header.parent, height, slot, weight, books, listed, fates })
     }
 }
 

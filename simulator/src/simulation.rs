@@ -8,7 +8,7 @@ mod life;
 mod shell;
 mod wires;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use zeni_consensus::{CheckpointDelta, Input, Message, Millis, RequestId};
@@ -30,8 +30,8 @@ use crate::world::{GENESIS_TIME_MS, World};
 
 use faults::{Fault, FaultKind};
 
-/// Events of one run, at most: honest ones need a twentieth of it.
-const EVENTS_MAX: u64 = 3_000_000;
+/// Events of one run for each process and slot, at most: honest ones need a fifth of it.
+const EVENTS_PER_SLOT_MAX: u64 = 150;
 /// Steps of one process at one moment, at most.
 const STEPS_AT_ONCE_MAX: u32 = 2_000;
 
@@ -165,6 +165,11 @@ struct Node {
     disk_faulty: bool,
     /// Second process under a validator's key, gone after healing.
     is_twin: bool,
+    started_ms: u64,
+    /// Whose status it heard since its start.
+    told: BTreeSet<ValidatorIndex>,
+    /// When it heard each validator last, while a connection to it stands.
+    heard: BTreeMap<ValidatorIndex, u64>,
     /// When to crash after its next own block left, if at all: the milliseconds until the restart.
     crash_at_proposal: Option<u64>,
 }
@@ -228,6 +233,9 @@ impl Simulation {
             damaged: false,
             disk_faulty: false,
             is_twin: process > validators,
+            started_ms: 0,
+            told: BTreeSet::new(),
+            heard: BTreeMap::new(),
             crash_at_proposal: None,
         };
         if prints {
@@ -268,7 +276,7 @@ impl Simulation {
                 continue;
             }
             self.happen(happening)?;
-            if self.trace.events() > EVENTS_MAX {
+            if self.trace.events() > self.profile.slots * self.nodes.len() as u64 * EVENTS_PER_SLOT_MAX {
                 return Err(Violation::MessageStorm { events: self.trace.events() });
             }
         }

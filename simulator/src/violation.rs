@@ -14,6 +14,12 @@ pub enum Violation {
     Conservation { node: usize, what: String },
     #[error("validator {validator} signed two blocks for slot {slot}: {first} and {second}")]
     SignedTwice { validator: u16, slot: u64, first: BlockId, second: BlockId },
+    #[error("node {node} proposed {after_ms} ms after its start, without having heard of {unheard:?}")]
+    ProposedTooSoon { node: usize, after_ms: u64, unheard: Vec<u16> },
+    #[error("node {node} listed batch {digest}, which no other disk holds, though peers confirm")]
+    ListedUnconfirmed { node: usize, digest: BatchDigest },
+    #[error("node {node} stands on block {head}, though it has executed or received the better block {better}")]
+    ForkChoice { node: usize, head: BlockId, better: BlockId },
     #[error("node {node} spoke of batch {digest} and had lost it after a crash")]
     BatchForgotten { node: usize, digest: BatchDigest },
     #[error("node {node} spoke of block {block} and had lost it after a crash")]

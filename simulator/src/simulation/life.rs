@@ -28,6 +28,9 @@ impl Simulation {
         machine.boots += 1;
         (machine.paused, machine.crash_at_proposal) = (false, None);
         machine.inbox.clear();
+        machine.heard.clear();
+        machine.told.clear();
+        machine.started_ms = self.now;
         let identity = Identity {
             validator: machine.validator,
             boot: self.disk_dice.word(),
@@ -70,7 +73,9 @@ impl Simulation {
                 return Err(Violation::CannotStart { node, what });
             }
         }
-        self.checker.holds(machine.disk, |digest| process.reader.has_batch(digest));
+        if machine.validator.is_some() {
+            self.checker.holds(machine.disk, |digest| process.reader.has_batch(digest));
+        }
         self.checker.started(node, process.chain(), process.state())?;
         let follows_only = process.mode() == Some(Mode::FollowOnly);
         let (boot, height) = (machine.boots, process.head().1);
@@ -114,8 +119,14 @@ impl Simulation {
     /// A clean stop: what waits for a sync is released, segments are sealed.
     pub(super) fn stop(&mut self, node: ProcessId, restart_ms: Option<u64>) -> Result<(), Violation> {
         self.note(node, "stop", &[], String::new);
-        if let Some(process) = self.nodes[node].process.take() {
-            process.store.seal().map_err(|error| Violation::CannotStart { node, what: error.to_string() })?;
+        if let Some(process) = self.nodes[node].process.take()
+            && let Err(error) = process.store.seal()
+        {
+            if !self.nodes[node].disk_faulty {
+                return Err(Violation::CannotStart { node, what: error.to_string() });
+            }
+            self.crash(node, restart_ms);
+            return Ok(());
         }
         self.end(node, "stopped");
         self.nodes[node].files.kill();

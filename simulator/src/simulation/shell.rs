@@ -1,7 +1,7 @@
 //! What the shell of a node does: steps its core, appends at once, syncs in groups, and releases in order after that.
 
 use zeni_consensus::{CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Peer, RequestId, Verdict};
-use zeni_ledger::BatchDigest;
+use zeni_ledger::{BatchDigest, Block, ValidatorIndex};
 use zeni_storage::StorageError;
 
 use super::{Happening, STEPS_AT_ONCE_MAX, Simulation, Stimulus};
@@ -12,6 +12,10 @@ use crate::trace::short;
 use crate::violation::Violation;
 use crate::world::GENESIS_TIME_MS;
 
+/// A clock is wrong by this much, at most.
+const CLOCK_SKEW_MAX_MS: u64 = 200;
+/// A peer that was heard within this time can confirm batches.
+const CONFIRMING_MS: u64 = 3_000;
 /// A shell ticks its core at least so often.
 const TICK_MAX_MS: u64 = 1_000;
 /// What waits for a paused process, at most; then the queues to it are full.
@@ -32,12 +36,31 @@ impl Simulation {
             return Ok(());
         }
         match stimulus {
-            Stimulus::Input(input) => self.step(node, input),
+            Stimulus::Input(input) => {
+                self.note_heard(node, &input);
+                self.step(node, input)
+            }
             Stimulus::Fetch { from, digests } => {
                 self.serve_batches(node, from, &digests);
                 Ok(())
             }
             Stimulus::Committed => self.finish_commit(node),
+        }
+    }
+
+    fn note_heard(&mut self, node: ProcessId, input: &Input) {
+        let machine = &mut self.nodes[node];
+        match input {
+            Input::Message { from: Peer::Validator(from), message } => {
+                machine.heard.insert(*from, self.now);
+                if let Message::Status(status) = message {
+                    machine.told.insert(status.validator);
+                }
+            }
+            Input::Disconnected(gone) => {
+                machine.heard.remove(gone);
+            }
+            _ => {}
         }
     }
 
@@ -83,7 +106,7 @@ impl Simulation {
         for effect in effects {
             match effect {
                 Effect::Event(Event::Chain(change)) => {
-                    self.checker.changed(node, change)?;
+                    self.checker.changed(node, self.clock(node), change)?;
                     moved = true;
                     self.facts.undone += change.undone.len() as u64;
                     self.facts.blocks += change.applied.len() as u64;
@@ -95,6 +118,7 @@ impl Simulation {
                 }
                 Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
                 Effect::Event(Event::InvalidBlock { .. }) => self.facts.invalid_blocks += 1,
+                Effect::Broadcast(Message::Block(block)) => self.watch_proposal(node, block)?,
                 Effect::Event(Event::Mode(mode)) => {
                     let mode = *mode;
                     self.note(node, "mode", &[&[mode as u8]], || format!("{mode:?}"));
@@ -107,8 +131,30 @@ impl Simulation {
             }
         }
         match &self.nodes[node].process {
-            Some(process) if moved => self.checker.check_state(node, process.state()),
+            Some(process) if moved => {
+                self.checker.check_state(node, process.state())?;
+                self.checker.check_choice(node)
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether a validator that just proposed was entitled to, and to list what it listed.
+    fn watch_proposal(&self, node: ProcessId, block: &Block) -> Result<(), Violation> {
+        let machine = &self.nodes[node];
+        let after_ms = self.now - machine.started_ms;
+        let others =
+            (0..self.profile.validators as u16).map(ValidatorIndex).filter(|other| Some(*other) != machine.validator);
+        let unheard: Vec<u16> = others.filter(|other| !machine.told.contains(other)).map(|other| other.0).collect();
+        if after_ms + 2 * CLOCK_SKEW_MAX_MS < self.profile.joining_ms && !unheard.is_empty() {
+            return Err(Violation::ProposedTooSoon { node, after_ms, unheard });
+        }
+        let confirms = |(peer, at): (&ValidatorIndex, &u64)| {
+            Some(*peer) != machine.validator && self.now - at + 2 * CLOCK_SKEW_MAX_MS < CONFIRMING_MS
+        };
+        match machine.heard.iter().any(confirms) {
+            true => self.checker.check_listed(node, machine.disk, block),
+            false => Ok(()),
         }
     }
 
@@ -185,6 +231,10 @@ impl Simulation {
     }
 
     fn note_durable(&mut self, node: ProcessId, durable: Vec<BatchDigest>) {
+        // Validators fetch from validators: what only a follower has counts for nobody.
+        if self.nodes[node].validator.is_none() {
+            return;
+        }
         let disk = self.nodes[node].disk;
         durable.into_iter().for_each(|digest| self.checker.durable(digest, disk));
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zeni_consensus::{Archive, Input, Message, Peer};
-use zeni_ledger::BatchDigest;
+use zeni_ledger::{BatchDigest, Block};
 
 use super::{Happening, Simulation, Stimulus};
 use crate::network::{Class, ConnectionId, ProcessId};
@@ -76,7 +76,23 @@ impl Simulation {
         let peer = self.name_of(from, to);
         match (message, self.nodes[to].validator) {
             (Message::FetchBatches(digests), Some(_)) => self.stimulate(to, Stimulus::Fetch { from, digests }),
+            (Message::Block(block), _) => {
+                let message = Message::Block(block.clone());
+                self.stimulate(to, Stimulus::Input(Input::Message { from: peer, message }))?;
+                self.check_taken(to, &block)
+            }
             (message, _) => self.stimulate(to, Stimulus::Input(Input::Message { from: peer, message })),
+        }
+    }
+
+    /// Whether a process that just received a block whose slot has begun prefers it, if it must.
+    fn check_taken(&self, node: ProcessId, block: &Block) -> Result<(), Violation> {
+        let begun = self.world.genesis.slot_time_ms(block.header.slot) <= self.clock(node).0;
+        match &self.nodes[node].process {
+            Some(process) if begun && !self.nodes[node].paused => {
+                self.checker.check_taken(node, block, |digest| process.reader.has_batch(digest))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -245,7 +261,7 @@ fn describe(message: &Message) -> String {
         Message::FetchBlocks { locator } => format!("behind {}", short(&locator.first().map_or([0; 32], |id| id.0))),
         Message::FetchAncestors { id, known_height } => format!("{} above {known_height}", short(&id.0)),
         Message::Blocks(blocks) => {
-            let heights = |block: Option<&Arc<zeni_ledger::Block>>| block.map_or(0, |block| block.header.height);
+            let heights = |block: Option<&Arc<Block>>| block.map_or(0, |block| block.header.height);
             format!("heights {} to {}", heights(blocks.first()), heights(blocks.last()))
         }
     }
