@@ -277,6 +277,14 @@ impl Scenario {
         self.target_node.as_ref().and_then(|node| names.iter().position(|name| name == node)).unwrap_or(0)
     }
 
+    /// The place of the node that is followed first: one that no fault strikes if there is one, for noticing that the
+    /// followed node is gone takes seconds, which would count as latency.
+    pub fn watched_place(&self) -> usize {
+        let struck = |name: &String| self.faults.iter().any(|fault| fault.targets.contains(name));
+        let spared = self.node_names().iter().position(|name| !struck(name));
+        spared.unwrap_or_else(|| self.target_place())
+    }
+
     /// Whether a fault leaves a node that can go on, and lasts long enough to count whole slots.
     pub fn dip_is_defined(&self, fault: &Fault) -> bool {
         let survivor = self.node_names().iter().any(|name| !fault.targets.contains(name));
@@ -400,6 +408,14 @@ mod tests {
         assert!(refused(&with(&twice)).contains("one fault at a time"));
         let apart = fault("stop", r#"["node-2"]"#, 30, 5) + &fault("kill", r#"["node-2"]"#, 35, 5);
         assert!(Scenario::parse(&with(&apart)).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_no_fault_strikes_is_followed() {
+        let scenario = |targets| Scenario::parse(&with(&fault("pause", targets, 30, 5))).unwrap();
+        assert_eq!(scenario(r#"["node-1"]"#).watched_place(), 1);
+        assert_eq!(scenario(r#"["node-1", "node-2"]"#).watched_place(), 2);
+        assert_eq!(scenario(r#"["node-1", "node-2", "node-3"]"#).watched_place(), 0);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Run {
         let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
         let mut follower = JoinSet::new();
         let (nodes, watcher) = (stage.nodes.clone(), stage.watcher.clone());
-        let first = scenario.target_place();
+        let first = scenario.watched_place();
         follower.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
         let genesis = prepared.genesis.clone();
         Self { scenario, genesis, book, scene, dispatch, stage, faults: JoinSet::new(), follower }

@@ -53,7 +53,7 @@ fn note(scene: &Scene, name: &str, pid: u32, usage: Usage) {
 
 /// Watches for as long as it is polled. Ends only when a process ended that nobody asked to.
 pub async fn watch(scene: Scene, book: &Book) -> ProcessError {
-    let mut before = 0;
+    let mut before = book.counts().1;
     for look in 1.. {
         tokio::time::sleep(LOOK).await;
         // While a fault holds the network, its processes are looked after by it.
