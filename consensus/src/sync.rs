@@ -14,6 +14,8 @@ pub const WANTED_MAX: usize = 65_536;
 pub const IN_FLIGHT_PER_PEER_MAX: usize = 256;
 /// After this long without an answer another peer is asked.
 pub const FETCH_TIMEOUT_MS: u64 = 3_000;
+/// When every reachable peer was asked in vain, the next round begins after this long.
+pub const FETCH_REST_MS: u64 = 500;
 
 #[derive(Debug, Clone, Default)]
 struct Want {
@@ -21,6 +23,8 @@ struct Want {
     asked: Option<(ValidatorIndex, Millis)>,
     /// Who said that it has not got it, or did not answer. Cleared once everyone is in it.
     tried: BTreeSet<ValidatorIndex>,
+    /// Nobody is asked before this: everyone was.
+    rests_until: Option<Millis>,
     order: u64,
 }
 
@@ -65,6 +69,9 @@ impl Fetcher {
     }
 
     fn end_question(&mut self, digest: &BatchDigest, want: &Want) {
+        if let Some(until) = want.rests_until {
+            self.deadlines.remove(&(until, *digest));
+        }
         if let Some((peer, at)) = want.asked {
             self.deadlines.remove(&(at + FETCH_TIMEOUT_MS, *digest));
             if let Some(count) = self.in_flight.get_mut(&peer) {
@@ -84,6 +91,7 @@ impl Fetcher {
     fn retry(&mut self, digest: &BatchDigest) {
         let Some(mut want) = self.wants.remove(digest) else { return };
         self.end_question(digest, &want);
+        want.rests_until = None;
         if let Some((peer, _)) = want.asked.take() {
             want.tried.insert(peer);
         }
@@ -101,8 +109,12 @@ impl Fetcher {
         let mut asked = Vec::new();
         for (order, digest) in &self.idle {
             let want = self.wants.get_mut(digest).expect("an idle want is a want");
-            if reachable.iter().all(|peer| want.tried.contains(peer)) {
+            if !reachable.is_empty() && reachable.iter().all(|peer| want.tried.contains(peer)) {
                 want.tried.clear();
+                want.rests_until = Some(now + FETCH_REST_MS);
+                self.deadlines.insert((now + FETCH_REST_MS, *digest));
+                asked.push(*order);
+                continue;
             }
             let load = |peer: &ValidatorIndex| self.in_flight.get(peer).copied().unwrap_or(0);
             let candidates = reachable.iter().filter(|peer| !want.tried.contains(*peer));
@@ -217,8 +229,11 @@ mod tests {
         let second = fetcher.questions(Millis(FETCH_TIMEOUT_MS), &peers)[0].0;
         assert_ne!(first, second);
         fetcher.missing_at(&digest(1), second);
-        let third = fetcher.questions(Millis(FETCH_TIMEOUT_MS + 1), &peers);
-        assert_eq!(third.len(), 1, "when all were tried the round begins again");
+        let rest = Millis(FETCH_TIMEOUT_MS + 1);
+        assert!(fetcher.questions(rest, &peers).is_empty(), "all were tried: nobody has it now");
+        assert_eq!(fetcher.next_deadline(), Some(rest + FETCH_REST_MS));
+        let third = fetcher.questions(rest + FETCH_REST_MS, &peers);
+        assert_eq!(third.len(), 1, "after a rest the round begins again");
         fetcher.done(&digest(1));
         assert!(fetcher.is_empty() && fetcher.next_deadline().is_none());
     }
