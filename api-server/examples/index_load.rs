@@ -20,11 +20,13 @@ fn cpu_s() -> f64 {
 
 fn rss_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").expect("linux tells");
-    text.split_whitespace().nth(1).expect("a field").parse::<u64>().expect("a number") * 4096 >> 20
+    text.split_whitespace().nth(1).expect("a field").parse::<u64>().expect("a number") / 256
 }
 
 fn applied(height: u64, payments: u64) -> Applied {
-    let id = |number: u64| TransactionId(zeni_ledger::hash::hash_parts("x", &[&(height * 1_000_000 + number).to_le_bytes()]));
+    let id = |number: u64| {
+        TransactionId(zeni_ledger::hash::hash_parts("x", &[&(height * 1_000_000 + number).to_le_bytes()]))
+    };
     let receipt = |number: u64| Receipt {
         batch: (number / 1_024) as u32,
         position: (number % 1_024) as u16,
@@ -63,8 +65,11 @@ fn applied(height: u64, payments: u64) -> Applied {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().expect("numbers: blocks, payments in each, blocks a flush"));
-    let (blocks, payments, every) = (arguments.next().unwrap_or(84), arguments.next().unwrap_or(36_000), arguments.next().unwrap_or(7));
+    let mut arguments = std::env::args()
+        .skip(1)
+        .map(|text| text.parse::<u64>().expect("numbers: blocks, payments in each, blocks a flush"));
+    let (blocks, payments, every) =
+        (arguments.next().unwrap_or(84), arguments.next().unwrap_or(36_000), arguments.next().unwrap_or(7));
     let dir = tempfile::tempdir().expect("a directory");
     let index = Index::open(&dir.path().join("index"), BlockId([0; 32]), IndexConfig::default()).expect("opens").index;
     let (mut apply, mut flush) = (0.0, 0.0);
@@ -80,13 +85,23 @@ fn main() {
             loop {
                 let some = index.flush().expect("writes");
                 written += some;
-                if some == 0 { break; }
+                if some == 0 {
+                    break;
+                }
             }
             let spent = cpu_s() - begun;
             flush += spent;
-            println!("height {height}: flushed {written} in {:.2} s, {spent:.2} s of CPU, rss {} MiB", wall.elapsed().as_secs_f64(), rss_mib());
+            println!(
+                "height {height}: flushed {written} in {:.2} s, {spent:.2} s of CPU, rss {} MiB",
+                wall.elapsed().as_secs_f64(),
+                rss_mib()
+            );
         }
     }
     let total = blocks * payments;
-    println!("{total} payments: apply {:.3} us each, flush {:.2} us of CPU each", apply * 1e6 / total as f64, flush * 1e6 / total as f64);
+    println!(
+        "{total} payments: apply {:.3} us each, flush {:.2} us of CPU each",
+        apply * 1e6 / total as f64,
+        flush * 1e6 / total as f64
+    );
 }

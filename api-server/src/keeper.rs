@@ -96,7 +96,11 @@ fn run(
                 tracing::info!(height = delta.height, accounts = delta.accounts.len(), "checkpoint written");
                 metrics::gauge!("zeni_api_checkpoint_height").set(delta.height as f64);
             }
-            Err(RecvTimeoutError::Timeout) => while index.flush()? > 0 {},
+            Err(RecvTimeoutError::Timeout) => {
+                if index.memory_payments() >= FLUSH_PAYMENTS {
+                    index.flush()?;
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 index.flush_all()?;
                 return Ok(());

@@ -108,6 +108,11 @@ pub struct Running {
 impl Running {
     /// Opens the data and starts every part.
     pub async fn start(checked: Checked, metrics: PrometheusHandle) -> Result<Self, RunError> {
+        // On the heap, because it holds every part while it puts them together.
+        Box::pin(Self::assemble(checked, metrics)).await
+    }
+
+    async fn assemble(checked: Checked, metrics: PrometheusHandle) -> Result<Self, RunError> {
         let Checked { config, genesis, key, nodes } = checked;
         let limits = config.limits;
         let listen = |address| move |error| RunError::Listen { address, error };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use zeni_consensus::{Effect, Follower, HaltReason, Millis};
+use zeni_consensus::{Archive, ArchiveError, Effect, Follower, HaltReason, Millis};
 use zeni_ledger::genesis::GenesisError;
 use zeni_ledger::{Genesis, State};
 use zeni_storage::index::{Index, IndexConfig, IndexError};
@@ -43,6 +43,8 @@ pub enum LedgerError {
     Genesis { path: PathBuf, error: GenesisError },
     #[error("the data directory: {0}")]
     Storage(#[from] StorageError),
+    #[error("the log: {0}")]
+    Archive(#[from] ArchiveError),
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error(transparent)]
@@ -79,20 +81,30 @@ pub fn open(
 ) -> Result<Ledger, LedgerError> {
     initialise(data, genesis)?;
     let config = IndexConfig { depth, ..IndexConfig::default() };
-    let opened = Index::open(&data.join(INDEX_DIRECTORY), genesis.block_id(), config)?;
-    let (index, index_rebuilt) = (Arc::new(opened.index), opened.set_aside.is_some());
+    let index_path = data.join(INDEX_DIRECTORY);
+    let opened = Index::open(&index_path, genesis.block_id(), config)?;
+    let (mut index, mut index_rebuilt) = (opened.index, opened.set_aside.is_some());
     let first_state =
         || genesis_state(genesis, genesis_path).map_err(|error| StorageError::GenesisState(error.to_string()));
     let mut found = recover_disk(data, genesis, first_state, Limits::default())?;
-    let stands_at = (found.recovered.checkpoint_height, found.recovered.checkpoint);
+    // An index that is ahead of its log (which was damaged or lost) tells of what cannot be shown or taken back.
+    let (height, head) = index.head();
+    if height > 0 && found.store.reader().block(&head)?.is_none() {
+        tracing::warn!(height, block = %head, "the log does not hold the index's head");
+        drop(index);
+        Index::set_aside(&index_path)?;
+        (index, index_rebuilt) = (Index::open(&index_path, genesis.block_id(), config)?.index, true);
+    }
     // What executing a block gave is told only once. An index that does not reach up to the checkpoint, or stands on
     // another branch there, would miss it for ever; so the whole log is executed again.
+    let stands_at = (found.recovered.checkpoint_height, found.recovered.checkpoint);
     if index.block_at(stands_at.0)? != Some(stands_at.1) {
         tracing::warn!(height = stands_at.0, "the index does not hold the checkpoint's block; executing from genesis");
         found.checkpoint.reset()?;
         drop(found);
         found = recover_disk(data, genesis, first_state, Limits::default())?;
     }
+    let index = Arc::new(index);
     tell(&found.report);
     let Recovery { recovered, store, checkpoint, .. } = found;
     let chronicle = Arc::new(Chronicle::new(Arc::clone(genesis), Arc::new(store.reader()), index)?);
@@ -119,10 +131,10 @@ fn tell(report: &RecoveryReport) {
     match &report.start {
         Start::Genesis => tracing::info!(torn = report.torn.len(), missing, "starting from genesis"),
         Start::Checkpoint { height } => {
-            tracing::info!(height, torn = report.torn.len(), missing, "starting from a checkpoint")
+            tracing::info!(height, torn = report.torn.len(), missing, "starting from a checkpoint");
         }
         Start::Discarded(reason) => {
-            tracing::warn!(%reason, missing, "the checkpoint was discarded; starting from genesis")
+            tracing::warn!(%reason, missing, "the checkpoint was discarded; starting from genesis");
         }
     }
 }

@@ -1,4 +1,5 @@
 //! The event stream: live, resumed, across reorganisations, and its end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Requests and their answers: refusals, bad input, bulk calls, accounts, blocks, readiness.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

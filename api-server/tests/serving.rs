@@ -1,4 +1,5 @@
 //! The whole server: follows scripted nodes over QUIC, keeps its own log, checkpoint and index, and serves HTTP.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -109,7 +110,7 @@ async fn follows_a_reorganisation() {
     paying(&world, &mut first, 2);
     let (chain, seen) = watch::channel(first.clone());
     let node = chain_node::start(&world, 1, seen);
-    let running = start(config(dir.path(), &world, &[node.at.clone()], EAGER)).await;
+    let running = start(config(dir.path(), &world, std::slice::from_ref(&node.at), EAGER)).await;
     reach(&running, &first).await;
     second.skip(7);
     (0..3).for_each(|_| drop(second.extend(vec![])));
@@ -130,7 +131,7 @@ async fn a_restart_serves_from_its_own_disk() {
     let (_chain, seen) = watch::channel(branch.clone());
     let node = chain_node::start(&world, 1, seen);
     for checkpoint in [Checkpoint::default(), EAGER] {
-        let running = start(config(dir.path(), &world, &[node.at.clone()], checkpoint)).await;
+        let running = start(config(dir.path(), &world, std::slice::from_ref(&node.at), checkpoint)).await;
         reach(&running, &branch).await;
         running.stop().await.unwrap();
     }
@@ -153,6 +154,29 @@ async fn a_restart_serves_from_its_own_disk() {
     let running = start(config(dir.path(), &world, &[nowhere(1)], EAGER)).await;
     let mut last = running.api.chronicle.watch();
     timeout(PATIENCE, last.wait_for(|head| head.height == 12)).await.unwrap().unwrap();
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_log_is_fetched_again() {
+    let (world, dir) = (Arc::new(World::new()), tempfile::tempdir().unwrap());
+    let mut branch = Branch::new(&world);
+    paying(&world, &mut branch, 4);
+    let (_chain, seen) = watch::channel(branch.clone());
+    let node = chain_node::start(&world, 1, seen);
+    let config = || config(dir.path(), &world, std::slice::from_ref(&node.at), EAGER);
+    let running = start(config()).await;
+    reach(&running, &branch).await;
+    running.stop().await.unwrap();
+    for entry in std::fs::read_dir(dir.path().join("data")).unwrap().map(Result::unwrap) {
+        if entry.path().is_file() {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let running = start(config()).await;
+    reach(&running, &branch).await;
+    let status = client(&running).status(&world.id_of(&world.pay(0, 1, 1, 1))).await.unwrap();
+    assert_eq!(status.details["height"].as_u64(), Some(2));
     running.stop().await.unwrap();
 }
 

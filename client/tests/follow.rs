@@ -1,4 +1,5 @@
 //! Following scripted nodes on the real transport.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/fake_node.rs"]
 mod fake_node;

@@ -1,42 +1,29 @@
 //! The index of an API server: where each payment of the canonical chain stands, and which block stands at a height.
 //!
-//! Always rebuildable: the log is the truth. Blocks of the last [`IndexConfig::depth`] heights stay in memory as sorted
-//! vectors, where a reorganisation takes them back for nothing; deeper ones go to sled, many blocks in one flush, because
-//! a flush rewrites every leaf that it touches and payment ids are random: measured at 36,000 payments a block and three
-//! million payments in the index, a flush of seven blocks costs 4 us of CPU a payment. The marker of the last
-//! flushed block is written in the same atomic batch, so that a restart knows from where to index again.
+//! Always rebuildable: the log is the truth. The blocks at the chain's end stay in memory as sorted vectors, where a
+//! reorganisation takes them back for nothing; deeper ones go to sled, many blocks in one flush, with the marker of the
+//! last one, so that a restart knows from where to index again.
 //!
-//! A payment is keyed by the first half of its id. Two payments that share it cost 2^64 hashes to make, and a reader
-//! compares the whole id with the payment in the log, so that a collision can hide a payment but never lie about one.
+//! A payment is keyed by a generation, a running number for every two million payments, then by the first half of its
+//! id. Ids are random and a flush rewrites every leaf that it touches: without generations each flush would rewrite,
+//! and hold in memory, the whole index. A look-up asks one key of each generation, the youngest first. Two payments
+//! that share half an id cost 2^64 hashes to make, and whoever shows a payment compares the whole id with the log, so
+//! a collision can hide a payment but never show another one for it.
+
+mod tree;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 
 use zeni_consensus::Applied;
-use zeni_ledger::encoding::{Decoder, Encoder};
 use zeni_ledger::{BlockId, Outcome, TransactionId};
 
-/// Entries of one leaf of the tree.
-const LEAF_FANOUT: usize = 1_024;
-/// Payments in one batch to sled, about: blocks are joined until they hold so many. All batches of a flush are written
-/// together.
-const BATCH_PAYMENTS: usize = 1 << 17;
-/// Spare handles kept, at most.
-const HANDLES_MAX: usize = 64;
-/// Attempts to open a locked directory: a predecessor may still be stopping.
-const LOCK_ATTEMPTS_MAX: u32 = 50;
-const LOCK_RETRY: Duration = Duration::from_millis(100);
-
-const PAYMENT_PREFIX: u8 = b't';
-const HEIGHT_PREFIX: u8 = b'h';
-const MARKER_KEY: &[u8] = b"marker";
-
-type Db = sled::Db<LEAF_FANOUT>;
-type Half = [u8; 16];
+use tree::{Half, Marker, PaymentKey, Tree, half};
 
 /// How much of the chain's end stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,30 +85,6 @@ pub enum IndexError {
     AtGenesis,
 }
 
-/// Handles of one tree. sled's can be sent to another thread but not shared by two, so each use takes a spare one, or
-/// a new clone if there is only one.
-#[derive(Debug)]
-struct Handles {
-    spare: Mutex<Vec<Db>>,
-}
-
-impl Handles {
-    fn with<T>(&self, used: impl FnOnce(&Db) -> T) -> T {
-        let lock = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let db = {
-            let mut spare = lock();
-            // One always stays, to be cloned from.
-            if spare.len() > 1 { spare.swap_remove(0) } else { spare[0].clone() }
-        };
-        let result = used(&db);
-        let mut spare = lock();
-        if spare.len() < HANDLES_MAX {
-            spare.push(db);
-        }
-        result
-    }
-}
-
 /// What opening found.
 #[derive(Debug)]
 pub struct OpenedIndex {
@@ -133,9 +96,8 @@ pub struct OpenedIndex {
 /// The index. One thread applies and takes back, another may flush, any number read.
 #[derive(Debug)]
 pub struct Index {
-    path: PathBuf,
     config: IndexConfig,
-    db: Handles,
+    tree: Tree,
     memory: RwLock<Memory>,
     /// Held while blocks move to sled, and while one is taken back: the two would meet in the same block.
     moving: Mutex<()>,
@@ -143,13 +105,13 @@ pub struct Index {
 
 #[derive(Debug)]
 struct Memory {
-    /// The highest block that stands in sled, less what was taken back since.
-    flushed: (u64, BlockId),
-    /// Canonical blocks above `flushed`, by rising height, without a gap.
+    /// The highest block that stands in sled, less what was taken back since, and the generation that it is in.
+    marker: Marker,
+    /// Canonical blocks above the marker, by rising height, without a gap.
     blocks: VecDeque<Arc<IndexedBlock>>,
     payments: usize,
     /// Taken back from sled, to be removed by the next flush.
-    removed: BTreeSet<Half>,
+    removed: BTreeSet<PaymentKey>,
     removed_heights: BTreeSet<u64>,
 }
 
@@ -184,40 +146,6 @@ impl Entry {
     }
 }
 
-impl Location {
-    fn to_bytes(self) -> Vec<u8> {
-        let mut encoder = Encoder::with_capacity(13);
-        encoder.u64(self.height).u16(self.batch).u16(self.position).u8(self.outcome.to_byte());
-        encoder.finish()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut decoder = Decoder::new(bytes);
-        let (height, batch, position) = (decoder.u64().ok()?, decoder.u16().ok()?, decoder.u16().ok()?);
-        let outcome = Outcome::from_byte(decoder.u8().ok()?)?;
-        decoder.finish().ok()?;
-        Some(Self { height, batch, position, outcome })
-    }
-}
-
-fn half(id: &TransactionId) -> Half {
-    let mut half = [0; 16];
-    half.copy_from_slice(&id.0[..16]);
-    half
-}
-
-fn payment_key(half: &Half) -> [u8; 17] {
-    let mut key = [PAYMENT_PREFIX; 17];
-    key[1..].copy_from_slice(half);
-    key
-}
-
-fn height_key(height: u64) -> [u8; 9] {
-    let mut key = [HEIGHT_PREFIX; 9];
-    key[1..].copy_from_slice(&height.to_be_bytes());
-    key
-}
-
 impl Index {
     /// Opens the index in `path`, or begins an empty one that stands at `genesis`. One that belongs to another ledger
     /// or cannot be read is set aside under another name.
@@ -226,37 +154,32 @@ impl Index {
             Ok(index) => Ok(OpenedIndex { index, set_aside: None }),
             Err(error @ IndexError::Locked { .. }) => Err(error),
             Err(error) => {
-                let aside = free_name(path);
-                tracing::warn!(%error, aside = %aside.display(), "the index is set aside and built again");
-                std::fs::rename(path, &aside).map_err(|error| IndexError::Io { path: path.into(), error })?;
+                tracing::warn!(%error, "the index is built again");
+                let aside = Self::set_aside(path)?;
                 let index = Self::try_open(path, genesis, config)?;
                 Ok(OpenedIndex { index, set_aside: Some(aside) })
             }
         }
     }
 
+    /// Moves a closed index to another name, so that the next opening begins an empty one. Gives that name.
+    pub fn set_aside(path: &Path) -> Result<PathBuf, IndexError> {
+        let aside = free_name(path);
+        std::fs::rename(path, &aside).map_err(|error| IndexError::Io { path: path.into(), error })?;
+        tracing::warn!(aside = %aside.display(), "the index is set aside");
+        Ok(aside)
+    }
+
     fn try_open(path: &Path, genesis: BlockId, config: IndexConfig) -> Result<Self, IndexError> {
-        let db = open_db(path, config)?;
-        let io_error = |error| IndexError::Io { path: path.into(), error };
-        let damaged = |what| IndexError::Damaged { path: path.into(), what };
-        let flushed = match db.get(MARKER_KEY).map_err(io_error)? {
-            None if db.is_empty().map_err(io_error)? => begin(&db, genesis).map_err(io_error)?,
-            None => return Err(damaged("marker")),
-            Some(bytes) => parse_marker(&bytes).ok_or_else(|| damaged("marker"))?,
-        };
+        let (tree, marker) = Tree::open(path, config.cache_bytes, genesis)?;
         let memory = Memory {
-            flushed,
+            marker,
             blocks: VecDeque::new(),
             payments: 0,
             removed: BTreeSet::new(),
             removed_heights: BTreeSet::new(),
         };
-        let db = Handles { spare: Mutex::new(vec![db]) };
-        let index = Self { path: path.into(), config, db, memory: RwLock::new(memory), moving: Mutex::new(()) };
-        match index.stored_block(0)? {
-            Some(found) if found == genesis => Ok(index),
-            _ => Err(damaged("genesis (it belongs to another ledger)")),
-        }
+        Ok(Self { config, tree, memory: RwLock::new(memory), moving: Mutex::new(()) })
     }
 
     /// The highest indexed block, in memory or in sled.
@@ -266,7 +189,7 @@ impl Index {
 
     /// The highest block that a restart finds indexed.
     pub fn flushed(&self) -> (u64, BlockId) {
-        self.read().flushed
+        self.read().marker.block()
     }
 
     /// Payments that are in memory only.
@@ -299,21 +222,22 @@ impl Index {
                 memory.payments -= block.entries.len();
                 return Ok(memory.head());
             }
-            memory.flushed
+            memory.marker.block()
         };
         let below = height.checked_sub(1).ok_or(IndexError::AtGenesis)?;
-        let parent = self.stored_block(below)?.ok_or_else(|| self.damaged("height"))?;
+        let parent = self.tree.block_at(below)?.ok_or_else(|| self.tree.damaged("height"))?;
         let halves: Vec<Half> = payments(id)?.iter().map(half).collect();
         let mut memory = self.write();
         // A payment of an abandoned block can stand at another height by now; only its own entry goes.
         for half in halves {
-            if self.stored(&half)?.is_some_and(|location| location.height == height) {
-                memory.removed.insert(half);
+            let found = self.tree.find(&half, &memory.marker, &memory.removed)?;
+            if let Some((key, _)) = found.filter(|(_, location)| location.height == height) {
+                memory.removed.insert(key);
             }
         }
         memory.removed_heights.insert(height);
-        memory.flushed = (below, parent);
-        Ok(memory.flushed)
+        (memory.marker.height, memory.marker.id) = (below, parent);
+        Ok((below, parent))
     }
 
     /// Where a payment stands. The caller compares the whole id with the payment in the log.
@@ -323,22 +247,21 @@ impl Index {
         if let Some(location) = memory.blocks.iter().rev().find_map(|block| block.find(&half)) {
             return Ok(Some(location));
         }
-        if memory.removed.contains(&half) {
-            return Ok(None);
-        }
+        // Few or none: only what a deep reorganisation took back since the last flush.
+        let (marker, removed) = (memory.marker, memory.removed.clone());
         drop(memory);
-        self.stored(&half)
+        Ok(self.tree.find(&half, &marker, &removed)?.map(|(_, location)| location))
     }
 
     /// The canonical block at `height`.
     pub fn block_at(&self, height: u64) -> Result<Option<BlockId>, IndexError> {
         let memory = self.read();
-        if let Some(above) = height.checked_sub(memory.flushed.0 + 1) {
+        if let Some(above) = height.checked_sub(memory.marker.height + 1) {
             let place = usize::try_from(above).ok();
             return Ok(place.and_then(|place| memory.blocks.get(place)).map(|block| block.id));
         }
         drop(memory);
-        self.stored_block(height)
+        self.tree.block_at(height)
     }
 
     /// Writes blocks that are deep enough to sled, or as many as bring memory below its bound. Takes its time: for a
@@ -362,49 +285,25 @@ impl Index {
 
     fn flush_down_to(&self, depth: u64) -> Result<usize, IndexError> {
         let _still = self.still();
-        let (blocks, mut batch) = {
+        let (blocks, removals, marker) = {
             let memory = self.read();
-            (memory.due(depth, self.config.memory_payments_max), memory.removals())
+            (memory.due(depth, self.config.memory_payments_max), memory.removals(), memory.marker)
         };
         if blocks.is_empty() {
             return Ok(0);
         }
-        for joined in join(&blocks) {
-            add_blocks(&mut batch, joined);
-            self.db.with(|db| db.apply_batch(std::mem::take(&mut batch))).map_err(|error| self.io(error))?;
-        }
-        self.db.with(|db| db.flush()).map_err(|error| self.io(error))?;
+        let marker = self.tree.write(removals, &blocks, marker)?;
         let mut memory = self.write();
         let mut written = 0;
         for block in blocks {
             memory.blocks.pop_front();
             written += block.entries.len();
-            memory.flushed = (block.height, block.id);
         }
         memory.payments -= written;
+        memory.marker = marker;
         memory.removed.clear();
         memory.removed_heights.clear();
         Ok(written)
-    }
-
-    fn stored(&self, half: &Half) -> Result<Option<Location>, IndexError> {
-        let found = self.db.with(|db| db.get(payment_key(half))).map_err(|error| self.io(error))?;
-        let Some(bytes) = found else { return Ok(None) };
-        Location::from_bytes(&bytes).map(Some).ok_or_else(|| self.damaged("location"))
-    }
-
-    fn stored_block(&self, height: u64) -> Result<Option<BlockId>, IndexError> {
-        let found = self.db.with(|db| db.get(height_key(height))).map_err(|error| self.io(error))?;
-        let Some(bytes) = found else { return Ok(None) };
-        <[u8; 32]>::try_from(&bytes[..]).map(|id| Some(BlockId(id))).map_err(|_| self.damaged("height"))
-    }
-
-    fn io(&self, error: io::Error) -> IndexError {
-        IndexError::Io { path: self.path.clone(), error }
-    }
-
-    fn damaged(&self, what: &'static str) -> IndexError {
-        IndexError::Damaged { path: self.path.clone(), what }
     }
 
     // A panic elsewhere leaves nothing half-done here: each change under a lock is complete or not begun.
@@ -423,7 +322,7 @@ impl Index {
 
 impl Memory {
     fn head(&self) -> (u64, BlockId) {
-        self.blocks.back().map_or(self.flushed, |block| (block.height, block.id))
+        self.blocks.back().map_or(self.marker.block(), |block| (block.height, block.id))
     }
 
     /// The blocks to write next: those at `depth` and deeper, and more while memory is over its bound.
@@ -440,299 +339,14 @@ impl Memory {
         due
     }
 
-    /// Removes what was taken back from sled.
-    fn removals(&self) -> sled::Batch {
-        let mut batch = sled::Batch::default();
-        for half in &self.removed {
-            batch.remove(&payment_key(half));
-        }
-        for height in &self.removed_heights {
-            batch.remove(&height_key(*height));
-        }
-        batch
+    /// The keys of what was taken back from sled.
+    fn removals(&self) -> Vec<Vec<u8>> {
+        let payments = self.removed.iter().map(|key| key.to_vec());
+        payments.chain(self.removed_heights.iter().map(|height| tree::height_key(*height).to_vec())).collect()
     }
-}
-
-/// Cuts blocks into runs of about [`BATCH_PAYMENTS`].
-fn join(blocks: &[Arc<IndexedBlock>]) -> impl Iterator<Item = &[Arc<IndexedBlock>]> {
-    let mut rest = blocks;
-    std::iter::from_fn(move || {
-        let mut payments = 0;
-        let full = rest.iter().position(|block| {
-            payments += block.entries.len();
-            payments >= BATCH_PAYMENTS
-        });
-        let (run, behind) = rest.split_at(full.map_or(rest.len(), |place| place + 1));
-        rest = behind;
-        (!run.is_empty()).then_some(run)
-    })
-}
-
-/// Adds entries, heights and the marker of these blocks.
-fn add_blocks(batch: &mut sled::Batch, blocks: &[Arc<IndexedBlock>]) {
-    for block in blocks {
-        for entry in &block.entries {
-            batch.insert(&payment_key(&entry.half), entry.location(block.height).to_bytes());
-        }
-        batch.insert(&height_key(block.height), &block.id.0);
-        batch.insert(MARKER_KEY, marker_bytes((block.height, block.id)));
-    }
-}
-
-/// Writes what an empty index holds: genesis at height 0, and the marker there.
-fn begin(db: &Db, genesis: BlockId) -> io::Result<(u64, BlockId)> {
-    let mut batch = sled::Batch::default();
-    batch.insert(&height_key(0), &genesis.0);
-    batch.insert(MARKER_KEY, marker_bytes((0, genesis)));
-    db.apply_batch(batch)?;
-    db.flush()?;
-    Ok((0, genesis))
-}
-
-fn marker_bytes((height, id): (u64, BlockId)) -> Vec<u8> {
-    let mut encoder = Encoder::with_capacity(40);
-    encoder.u64(height).raw(&id.0);
-    encoder.finish()
-}
-
-fn parse_marker(bytes: &[u8]) -> Option<(u64, BlockId)> {
-    let mut decoder = Decoder::new(bytes);
-    let marker = (decoder.u64().ok()?, BlockId(decoder.array().ok()?));
-    decoder.finish().ok()?;
-    Some(marker)
-}
-
-fn open_db(path: &Path, config: IndexConfig) -> Result<Db, IndexError> {
-    // Flushes are ours alone: each one ends with the marker of what it holds.
-    let config = sled::Config::new().path(path).cache_capacity_bytes(config.cache_bytes).flush_every_ms(None);
-    for _ in 0..LOCK_ATTEMPTS_MAX {
-        // Some damage makes sled panic while it recovers; to us that is an index to be built again, like any other.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        match opened {
-            Ok(Ok(db)) => return Ok(db),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_RETRY),
-            Ok(Err(error)) => return Err(IndexError::Io { path: path.into(), error }),
-            Err(_) => return Err(IndexError::Damaged { path: path.into(), what: "database" }),
-        }
-    }
-    Err(IndexError::Locked { path: path.into() })
 }
 
 fn free_name(path: &Path) -> PathBuf {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
     (1..).map(name).find(|candidate| !candidate.exists()).expect("fewer than 2^32 damaged indexes lie there")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CONFIG: IndexConfig = IndexConfig { depth: 2, memory_payments_max: 1_000, cache_bytes: 1 << 20 };
-    const GENESIS: BlockId = BlockId([0xee; 32]);
-
-    fn open(path: &Path) -> Index {
-        let opened = Index::open(path, GENESIS, CONFIG).unwrap();
-        assert_eq!(opened.set_aside, None);
-        opened.index
-    }
-
-    fn payment(number: u64) -> TransactionId {
-        TransactionId(*blake3::hash(&number.to_le_bytes()).as_bytes())
-    }
-
-    fn block_id(height: u64, fork: u8) -> BlockId {
-        let mut id = [fork; 32];
-        id[..8].copy_from_slice(&height.to_le_bytes());
-        BlockId(id)
-    }
-
-    /// A block that holds these payments, all applied.
-    fn block(height: u64, fork: u8, payments: impl IntoIterator<Item = u64>) -> IndexedBlock {
-        let entry = |(position, number): (usize, u64)| Entry {
-            half: half(&payment(number)),
-            batch: 0,
-            position: position as u16,
-            outcome: Outcome::Applied.to_byte(),
-        };
-        let mut entries: Vec<Entry> = payments.into_iter().enumerate().map(entry).collect();
-        entries.sort_unstable_by_key(|entry| entry.half);
-        IndexedBlock { height, id: block_id(height, fork), entries }
-    }
-
-    fn height_of(index: &Index, number: u64) -> Option<u64> {
-        index.find(&payment(number)).unwrap().map(|location| location.height)
-    }
-
-    fn undo(index: &Index, payments: &[u64]) -> Result<(u64, BlockId), IndexError> {
-        index.undo(|_| Ok(payments.iter().map(|number| payment(*number)).collect()))
-    }
-
-    #[test]
-    fn finds_payments_in_memory_and_in_sled() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = open(&dir.path().join("index"));
-        for height in 1..=10 {
-            index.apply(block(height, 0, height * 10..height * 10 + 10)).unwrap();
-        }
-        assert_eq!(index.flush().unwrap(), 80, "all but the two highest blocks");
-        assert_eq!(index.flushed(), (8, block_id(8, 0)));
-        for number in 10..110 {
-            let found = index.find(&payment(number)).unwrap().unwrap();
-            let (height, position) = (number / 10, (number % 10) as u16);
-            assert_eq!(found, Location { height, batch: 0, position, outcome: Outcome::Applied });
-        }
-        assert_eq!(height_of(&index, 9), None);
-        assert_eq!(index.block_at(0).unwrap(), Some(GENESIS));
-        assert_eq!(index.block_at(3).unwrap(), Some(block_id(3, 0)));
-        assert_eq!(index.block_at(10).unwrap(), Some(block_id(10, 0)));
-        assert_eq!(index.block_at(11).unwrap(), None);
-    }
-
-    #[test]
-    fn a_crash_loses_only_what_was_in_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let index = open(&path);
-        for height in 1..=5 {
-            index.apply(block(height, 0, [height])).unwrap();
-        }
-        index.flush().unwrap();
-        drop(index);
-        let index = open(&path);
-        assert_eq!(index.head(), (3, block_id(3, 0)));
-        assert_eq!(height_of(&index, 3), Some(3));
-        assert_eq!(height_of(&index, 4), None);
-        index.apply(block(4, 0, [4])).unwrap();
-        assert_eq!(height_of(&index, 4), Some(4));
-    }
-
-    #[test]
-    fn a_clean_stop_keeps_everything() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let index = open(&path);
-        for height in 1..=5 {
-            index.apply(block(height, 0, [height])).unwrap();
-        }
-        index.flush_all().unwrap();
-        drop(index);
-        assert_eq!(open(&path).head(), (5, block_id(5, 0)));
-    }
-
-    #[test]
-    fn blocks_up_to_a_checkpoint_are_written_though_they_are_not_deep() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = open(&dir.path().join("index"));
-        for height in 1..=5 {
-            index.apply(block(height, 0, [height])).unwrap();
-        }
-        index.flush_through(4).unwrap();
-        assert_eq!(index.flushed(), (4, block_id(4, 0)));
-        index.flush_through(9).unwrap();
-        assert_eq!(index.flushed(), (5, block_id(5, 0)));
-    }
-
-    #[test]
-    fn an_undone_block_leaves_nothing_behind_in_memory_or_in_sled() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let index = open(&path);
-        for height in 1..=3 {
-            index.apply(block(height, 0, [height, 100 + height])).unwrap();
-        }
-        index.flush_all().unwrap();
-        index.apply(block(4, 0, [4])).unwrap();
-
-        assert_eq!(undo(&index, &[]).unwrap(), (3, block_id(3, 0)));
-        assert_eq!(undo(&index, &[3, 103]).unwrap(), (2, block_id(2, 0)));
-        assert_eq!((height_of(&index, 4), height_of(&index, 3), height_of(&index, 103)), (None, None, None));
-        assert_eq!(index.block_at(3).unwrap(), None);
-
-        // On the other chain one of the payments stands at another height, the other one nowhere.
-        index.apply(block(3, 1, [7])).unwrap();
-        index.apply(block(4, 1, [3])).unwrap();
-        assert_eq!((height_of(&index, 3), height_of(&index, 103), height_of(&index, 2)), (Some(4), None, Some(2)));
-        index.flush_all().unwrap();
-        drop(index);
-        let index = open(&path);
-        assert_eq!((height_of(&index, 3), height_of(&index, 103), height_of(&index, 2)), (Some(4), None, Some(2)));
-        assert_eq!(index.block_at(3).unwrap(), Some(block_id(3, 1)));
-    }
-
-    #[test]
-    fn taking_back_and_applying_again_gives_the_same_answers() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = open(&dir.path().join("index"));
-        let apply = |from: u64| {
-            for height in from..=6 {
-                index.apply(block(height, 0, [height])).unwrap();
-            }
-        };
-        apply(1);
-        index.flush().unwrap();
-        for height in (1..=6).rev() {
-            assert_eq!(undo(&index, &[height]).unwrap().0, height - 1);
-        }
-        assert!(matches!(undo(&index, &[]), Err(IndexError::AtGenesis)));
-        apply(1);
-        index.flush_all().unwrap();
-        assert!((1..=6).all(|height| height_of(&index, height) == Some(height)));
-    }
-
-    #[test]
-    fn memory_over_its_bound_is_written_though_it_is_not_deep() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = open(&dir.path().join("index"));
-        index.apply(block(1, 0, 0..900)).unwrap();
-        assert_eq!(index.flush().unwrap(), 0);
-        index.apply(block(2, 0, 900..1_800)).unwrap();
-        assert_eq!(index.flush().unwrap(), 900);
-        assert_eq!(index.memory_payments(), 900);
-    }
-
-    #[test]
-    fn a_gap_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = open(&dir.path().join("index"));
-        assert!(matches!(index.apply(block(2, 0, [])), Err(IndexError::Gap { height: 2, head: 0 })));
-    }
-
-    #[test]
-    fn another_ledgers_index_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let index = open(&path);
-        index.apply(block(1, 0, [1])).unwrap();
-        index.flush_all().unwrap();
-        drop(index);
-        let opened = Index::open(&path, BlockId([1; 32]), CONFIG).unwrap();
-        assert_eq!(opened.index.head(), (0, BlockId([1; 32])));
-        assert!(opened.set_aside.is_some_and(|aside| aside.exists()));
-    }
-
-    #[test]
-    fn a_damaged_index_is_set_aside_and_begins_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("index");
-        let index = open(&path);
-        index.apply(block(1, 0, 0..500)).unwrap();
-        index.flush_all().unwrap();
-        drop(index);
-        damage_every_file(&path);
-        let opened = Index::open(&path, GENESIS, CONFIG).unwrap();
-        assert_eq!(opened.index.head(), (0, GENESIS));
-        assert!(opened.set_aside.is_some());
-    }
-
-    fn damage_every_file(path: &Path) {
-        for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
-            if entry.path().is_dir() {
-                damage_every_file(&entry.path());
-            } else {
-                let mut bytes = std::fs::read(entry.path()).unwrap();
-                bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
-                std::fs::write(entry.path(), bytes).unwrap();
-            }
-        }
-    }
 }
