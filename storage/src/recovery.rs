@@ -94,6 +94,10 @@ pub fn recover<F: Files, O: Overlay>(
     limits: Limits,
 ) -> Result<Recovery<F, O>, StorageError> {
     let (store, opened) = Store::open(files.clone(), genesis, limits)?;
+    // A process that was killed leaves what it wrote in the page cache, names included. The next one speaks of what it
+    // finds, so that is made durable first.
+    files.sync_directory().map_err(StorageError::io("the data directory", "syncing"))?;
+    store.syncer().sync_all()?;
     let safety = SafetyFile::open(files.clone(), genesis.id())?;
     let (safety_record, safety_damaged) = match safety.read() {
         Ok(record) => (record, false),
