@@ -130,9 +130,6 @@ pub fn start(
     let state = || Ok(world.state.clone());
     let Recovery { recovered, store, safety, checkpoint, report } =
         recover(files.clone(), overlay, &world.genesis, state, Limits { segment_bytes })?;
-    // Killed without a power failure, a process finds what it had written and not synced: before it speaks of that, it
-    // must be on disk.
-    store.syncer().sync_all()?;
     let found = recovered.safety;
     let (machine, first) = match identity.validator {
         Some(me) => {

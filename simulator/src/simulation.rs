@@ -118,6 +118,10 @@ enum Happening {
     Start {
         node: ProcessId,
     },
+    /// Power fails at one node, and is back soon.
+    PowerFailure {
+        node: ProcessId,
+    },
     Readmit {
         node: ProcessId,
     },
@@ -146,6 +150,15 @@ enum Stimulus {
     Committed,
 }
 
+/// A fault that waits for its moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ambush {
+    /// Power fails once its next own block left, and is back after so many milliseconds.
+    AtProposal(u64),
+    /// It is killed while it syncs, and starts again after so many milliseconds; so many later power fails.
+    InSync(u64, u64),
+}
+
 /// One machine: a disk, and a process on it while it runs.
 #[derive(Debug)]
 struct Node {
@@ -166,12 +179,13 @@ struct Node {
     /// Second process under a validator's key, gone after healing.
     is_twin: bool,
     started_ms: u64,
+    /// Its core stopped for good; the process ends once that is released.
+    halted: bool,
     /// Whose status it heard since its start.
     told: BTreeSet<ValidatorIndex>,
     /// When it heard each validator last, while a connection to it stands.
     heard: BTreeMap<ValidatorIndex, u64>,
-    /// When to crash after its next own block left, if at all: the milliseconds until the restart.
-    crash_at_proposal: Option<u64>,
+    ambush: Option<Ambush>,
 }
 
 /// The run of one seed.
@@ -234,9 +248,10 @@ impl Simulation {
             disk_faulty: false,
             is_twin: process > validators,
             started_ms: 0,
+            halted: false,
             told: BTreeSet::new(),
             heard: BTreeMap::new(),
-            crash_at_proposal: None,
+            ambush: None,
         };
         if prints {
             println!("{profile:#?}");
@@ -315,6 +330,11 @@ impl Simulation {
             Happening::Fault(kind) => self.strike(kind),
             Happening::EndFault(fault) => self.end_fault(&fault),
             Happening::Start { node } => self.start(node),
+            Happening::PowerFailure { node } => {
+                let restart_ms = self.fault_dice.between(10, 3_000);
+                self.crash(node, Some(restart_ms));
+                Ok(())
+            }
             Happening::Readmit { node } => self.readmit(node),
             Happening::Checkpoint { node, boot } => self.checkpoint(node, boot),
             Happening::CheckpointWritten { node, boot, delta } => self.checkpoint_written(node, boot, &delta),

@@ -3,7 +3,7 @@
 use zeni_consensus::Mode;
 use zeni_storage::{Fault as DiskFault, Files};
 
-use super::{Happening, Simulation};
+use super::{Ambush, Happening, Simulation};
 use crate::dice::Dice;
 use crate::network::ProcessId;
 use crate::profile::Profile;
@@ -20,6 +20,8 @@ pub(super) enum FaultKind {
     CrashInRecovery,
     /// Power fails right after a block was proposed, and is back at once.
     CrashAtProposal,
+    /// The process is killed while it syncs, starts at once, and then power fails.
+    KillInSync,
     /// The node is stopped cleanly and started again.
     CleanStop,
     /// Power fails everywhere.
@@ -48,11 +50,12 @@ pub(super) enum FaultKind {
     Twin,
 }
 
-const WEIGHTS: [(FaultKind, u64); 17] = [
+const WEIGHTS: [(FaultKind, u64); 18] = [
     (FaultKind::Crash, 16),
     (FaultKind::Kill, 6),
     (FaultKind::CrashInRecovery, 6),
-    (FaultKind::CrashAtProposal, 8),
+    (FaultKind::CrashAtProposal, 6),
+    (FaultKind::KillInSync, 5),
     (FaultKind::CleanStop, 5),
     (FaultKind::CrashAll, 4),
     (FaultKind::CrashAllButOne, 5),
@@ -102,7 +105,11 @@ impl Simulation {
             FaultKind::CrashInRecovery => self.strike_recovery(node),
             FaultKind::CrashAtProposal => {
                 let restart = self.fault_dice.between(10, 700);
-                self.nodes[validator].crash_at_proposal = Some(restart);
+                self.nodes[validator].ambush = Some(Ambush::AtProposal(restart));
+            }
+            FaultKind::KillInSync => {
+                let (restart, crash) = (self.fault_dice.between(10, 300), self.fault_dice.between(1, 500));
+                self.nodes[node].ambush = Some(Ambush::InSync(restart, crash));
             }
             FaultKind::CleanStop => {
                 let restart = self.outage();

@@ -29,7 +29,7 @@ impl Simulation {
         }
         for node in 0..=self.follower() {
             self.nodes[node].clock_ms /= 4;
-            self.nodes[node].crash_at_proposal = None;
+            self.nodes[node].ambush = None;
             self.resume(node)?;
             self.queue.at(self.now + self.fault_dice.below(1_000), Happening::Start { node });
             self.queue.at(self.now + self.fault_dice.below(3_000), Happening::Readmit { node });

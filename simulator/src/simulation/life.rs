@@ -26,7 +26,7 @@ impl Simulation {
         }
         let machine = &mut self.nodes[node];
         machine.boots += 1;
-        (machine.paused, machine.crash_at_proposal) = (false, None);
+        (machine.paused, machine.halted, machine.ambush) = (false, false, None);
         machine.inbox.clear();
         machine.heard.clear();
         machine.told.clear();

@@ -4,7 +4,7 @@ use zeni_consensus::{CheckpointDelta, Effect, Event, HaltReason, Input, Message,
 use zeni_ledger::{BatchDigest, Block, ValidatorIndex};
 use zeni_storage::StorageError;
 
-use super::{Happening, STEPS_AT_ONCE_MAX, Simulation, Stimulus};
+use super::{Ambush, Happening, STEPS_AT_ONCE_MAX, Simulation, Stimulus};
 use crate::breakage::Breakage;
 use crate::network::ProcessId;
 use crate::process::{Say, TURNS_MAX, Turn};
@@ -116,6 +116,7 @@ impl Simulation {
                         format!("{undone} undone, {applied} applied; after this step {} at {height}", short(&head.0))
                     });
                 }
+                Effect::Halt(_) => self.nodes[node].halted = true,
                 Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
                 Effect::Event(Event::InvalidBlock { .. }) => self.facts.invalid_blocks += 1,
                 Effect::Broadcast(Message::Block(block)) => self.watch_proposal(node, block)?,
@@ -207,6 +208,10 @@ impl Simulation {
                 let slow = self.disk_dice.chance(self.profile.slow_sync);
                 let takes = if slow { self.disk_dice.between(100, 1_000) } else { self.disk_dice.between(low, high) };
                 self.queue.at(self.now + takes, Happening::Committed { node, boot });
+                if let Some(Ambush::InSync(restart_ms, crash_ms)) = self.nodes[node].ambush.filter(|_| takes > 0) {
+                    self.kill(node, Some(restart_ms));
+                    self.queue.at(self.now + restart_ms + crash_ms, Happening::PowerFailure { node });
+                }
                 return Ok(());
             }
             self.release_all(node, group)?;
@@ -221,6 +226,7 @@ impl Simulation {
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         match process.commit() {
             Ok(durable) => self.note_durable(node, durable),
+            Err(_) if self.breakage == Breakage::SyncErrorIgnored => {}
             Err(error) => return self.storage_failed(node, &error),
         }
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
@@ -284,7 +290,7 @@ impl Simulation {
         }
         let proposed = matches!((&message, to), (Message::Block(_), None));
         self.send_to(node, to, &message);
-        if proposed && let Some(restart_ms) = self.nodes[node].crash_at_proposal.take() {
+        if proposed && let Some(Ambush::AtProposal(restart_ms)) = self.nodes[node].ambush {
             self.crash(node, Some(restart_ms));
         }
         Ok(())
@@ -346,11 +352,9 @@ impl Simulation {
         if !self.is_running(node, boot) {
             return Ok(());
         }
-        let early = self.breakage == Breakage::CheckpointBeforeSync;
         let process = self.nodes[node].process.as_mut().expect("it runs");
         process.checkpointing = false;
-        let synced = if early { Ok(()) } else { process.syncer.sync_all() };
-        let durable = synced.map(|()| if early { Vec::new() } else { std::mem::take(&mut process.unsynced) });
+        let durable = process.syncer.sync_all().map(|()| std::mem::take(&mut process.unsynced));
         let written = durable.and_then(|durable| process.checkpoint.apply(delta).map(|()| durable));
         match written {
             Ok(durable) => {
