@@ -2,10 +2,10 @@
 //! nodes: without the first, a duplicated last leaf gives a second list the same root (CVE-2012-2459; Symbol's chain
 //! had the same fault in 2025), without the second a node can pass for a leaf (RFC 6962, section 2.1).
 
-use crate::hash::hash_parts;
+use crate::hash::{TreeDomain, hash_parts};
 
-const LEAF_DOMAIN: &str = "zeni merkle leaf v1";
-const NODE_DOMAIN: &str = "zeni merkle node v1";
+const LEAF_DOMAIN: TreeDomain = TreeDomain::new("zeni merkle leaf v1");
+const NODE_DOMAIN: TreeDomain = TreeDomain::new("zeni merkle node v1");
 const ROOT_DOMAIN: &str = "zeni merkle root v1";
 
 /// Paths are never longer: a list has at most 2^32 leaves.
@@ -13,12 +13,15 @@ pub const PATH_MAX: usize = 32;
 
 /// The hash of a leaf's canonical bytes.
 pub fn leaf_hash(bytes: &[u8]) -> [u8; 32] {
-    hash_parts(LEAF_DOMAIN, &[bytes])
+    LEAF_DOMAIN.hash(bytes)
 }
 
 /// The hash of two children.
 pub fn node_hash(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
-    hash_parts(NODE_DOMAIN, &[left, right])
+    let mut pair = [0; 64];
+    pair[..32].copy_from_slice(left);
+    pair[32..].copy_from_slice(right);
+    NODE_DOMAIN.hash(&pair)
 }
 
 fn root_hash(count: u64, top: &[u8; 32]) -> [u8; 32] {

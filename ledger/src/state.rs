@@ -10,7 +10,7 @@
 use crate::account::Account;
 use crate::amount::TokenId;
 use crate::encoding::Encoder;
-use crate::hash::{StateRoot, hash_parts};
+use crate::hash::{StateRoot, TreeDomain, hash_parts};
 use crate::identity::AccountId;
 use crate::merkle;
 use std::collections::BTreeMap;
@@ -21,9 +21,9 @@ pub const DEPTH_MAX: u32 = 26;
 /// Entries in one bucket, at most.
 pub const BUCKET_ENTRIES_MAX: usize = 256;
 
-const KEY_DOMAIN: &str = "zeni key v1";
-const CONTENT_DOMAIN: &str = "zeni account v1";
-const BUCKET_DOMAIN: &str = "zeni bucket v1";
+const KEY_DOMAIN: TreeDomain = TreeDomain::new("zeni key v1");
+const CONTENT_DOMAIN: TreeDomain = TreeDomain::new("zeni account v1");
+const BUCKET_DOMAIN: TreeDomain = TreeDomain::new("zeni bucket v1");
 const ROOT_DOMAIN: &str = "zeni state v1";
 
 /// Why an account cannot be opened.
@@ -56,24 +56,24 @@ pub(crate) struct Place {
 
 /// The key of an account in the tree.
 pub fn account_key(id: &AccountId) -> [u8; 32] {
-    hash_parts(KEY_DOMAIN, &[&id.0])
+    KEY_DOMAIN.hash(&id.0)
 }
 
 /// The hash of an account's content.
 pub fn content_hash(account: &Account) -> [u8; 32] {
     let mut encoder = Encoder::with_capacity(64);
     account.encode_content(&mut encoder);
-    hash_parts(CONTENT_DOMAIN, &[encoder.as_bytes()])
+    CONTENT_DOMAIN.hash(encoder.as_bytes())
 }
 
-/// The hash of a bucket from the keys and content hashes of its entries, by rising key.
+/// The hash of a bucket from the keys and content hashes of its entries, by rising key: 64 bytes of each, so that the
+/// length tells how many there are.
 pub fn bucket_hash(entries: &[([u8; 32], [u8; 32])]) -> [u8; 32] {
-    let mut encoder = Encoder::with_capacity(2 + 64 * entries.len());
-    encoder.u16(entries.len() as u16);
+    let mut encoder = Encoder::with_capacity(64 * entries.len());
     for (key, content) in entries {
         encoder.raw(key).raw(content);
     }
-    hash_parts(BUCKET_DOMAIN, &[encoder.as_bytes()])
+    BUCKET_DOMAIN.hash(encoder.as_bytes())
 }
 
 /// The root from the top of the tree and what it binds besides.
