@@ -56,7 +56,9 @@ pub struct Least {
 pub struct Report {
     pub seeds: u64,
     pub from: u64,
-    pub violations: Vec<Failure>,
+    /// Seeds that broke a promise.
+    pub violations: u64,
+    pub failures: Vec<Failure>,
     pub seeds_per_minute: f64,
     pub shares: Shares,
     pub least: Least,
@@ -86,7 +88,7 @@ fn run_and_replay(seed: u64, replay: bool) -> (Outcome, Option<Violation>) {
     }
     let again = run_seed(seed, Breakage::None);
     let differs = again.trace != outcome.trace || again.facts != outcome.facts;
-    (outcome, differs.then_some(Violation::Panic("the same seed gave another trace".into())))
+    (outcome, differs.then_some(Violation::NotDeterministic))
 }
 
 impl Campaign {
@@ -116,7 +118,7 @@ impl Campaign {
         self.report(&outcomes, failures, replayed, minutes)
     }
 
-    fn report(&self, outcomes: &[Outcome], violations: Vec<Failure>, replay_checked: u64, minutes: f64) -> Report {
+    fn report(&self, outcomes: &[Outcome], failures: Vec<Failure>, replay_checked: u64, minutes: f64) -> Report {
         let share = |happened: fn(&Facts) -> bool| {
             let count = outcomes.iter().filter(|outcome| happened(&outcome.facts)).count();
             count as f64 / outcomes.len().max(1) as f64
@@ -126,7 +128,8 @@ impl Campaign {
         Report {
             seeds: self.seeds,
             from: self.from,
-            violations,
+            violations: failures.len() as u64,
+            failures,
             seeds_per_minute: outcomes.len() as f64 / minutes.max(f64::MIN_POSITIVE),
             shares: Shares {
                 reorg: share(|facts| facts.undone > 0),

@@ -87,7 +87,7 @@ fn campaign(arguments: &Arguments) -> ExitCode {
         eprintln!("{done} of {} seeds", arguments.seeds);
     });
     println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
-    if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn mutants(breakages: Vec<Breakage>, arguments: &Arguments) -> ExitCode {

@@ -227,3 +227,78 @@ pub fn compare(books: &Books, state: &State, tokens: &[TokenId]) -> Result<(), (
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::{Concern, Dice};
+    use crate::world::{GENESIS_TIME_MS, VALIDITY_MAX_S};
+    use zeni_ledger::payment::PaymentBody;
+    use zeni_ledger::{Amount, Sequence, SignatureBytes};
+
+    const SLOT_TIME_MS: u64 = GENESIS_TIME_MS + 50_000;
+
+    fn world() -> World {
+        World::new(&mut Dice::new(3, Concern::World), 3, 1_000)
+    }
+
+    /// A payment by the issuer of the first token, who can always pay.
+    fn mint(world: &World, sequence: u64) -> PaymentBody {
+        let token = world.tokens[0];
+        PaymentBody {
+            network: world.genesis.rules.network,
+            valid_until: (SLOT_TIME_MS / 1_000) as u32 + 60,
+            from: world.issuer(token),
+            to: world.accounts[0],
+            sequence: Sequence(sequence),
+            amount: Amount(5),
+            token,
+            flags: 0,
+            reference: [0; 16],
+        }
+    }
+
+    fn fate(books: &mut Books, world: &World, body: PaymentBody) -> Fate {
+        pay(books, world, SLOT_TIME_MS, &body.with_signature(SignatureBytes([1; 64])))
+    }
+
+    #[test]
+    fn a_sequence_is_used_once_and_within_the_window() {
+        let (world, mut books) = (world(), books(&world()));
+        assert_eq!(fate(&mut books, &world, mint(&world, 0)), Fate::Executed(Outcome::Applied));
+        assert_eq!(fate(&mut books, &world, mint(&world, 0)), Fate::SequenceUsed);
+        assert_eq!(fate(&mut books, &world, mint(&world, 1 + WINDOW)), Fate::Untimely("beyond the window"));
+        assert_eq!(fate(&mut books, &world, mint(&world, WINDOW)), Fate::Executed(Outcome::Applied));
+        assert_eq!(books[&mint(&world, 0).from].next(), 1);
+    }
+
+    #[test]
+    fn validity_is_compared_with_the_slot_time() {
+        let (world, mut books) = (world(), books(&world()));
+        let until = |valid_until| PaymentBody { valid_until, ..mint(&world, 0) };
+        let slot_s = (SLOT_TIME_MS / 1_000) as u32;
+        assert_eq!(fate(&mut books, &world, until(slot_s - 1)), Fate::Expired);
+        assert_eq!(fate(&mut books, &world, until(slot_s + VALIDITY_MAX_S + 1)), Fate::Untimely("valid for too long"));
+        assert_eq!(fate(&mut books, &world, until(slot_s)), Fate::Executed(Outcome::Applied));
+    }
+
+    #[test]
+    fn a_rejection_uses_the_sequence_and_moves_nothing() {
+        let (world, mut books) = (world(), books(&world()));
+        let (payer, token) = (world.accounts[1], world.tokens[0]);
+        let before = books[&payer].balance(token);
+        let body = PaymentBody { from: payer, amount: Amount(u64::MAX), ..mint(&world, 0) };
+        let rejected = Fate::Executed(Outcome::Rejected(Rejection::InsufficientBalance));
+        assert_eq!(fate(&mut books, &world, body), rejected);
+        assert_eq!((books[&payer].balance(token), books[&payer].next()), (before, 1));
+    }
+
+    #[test]
+    fn the_model_agrees_with_the_genesis_state_and_notices_a_changed_account() {
+        let world = world();
+        let mut books = books(&world);
+        assert_eq!(compare(&books, &world.state, &world.tokens), Ok(()));
+        *books.get_mut(&world.accounts[4]).unwrap().balances.entry(world.tokens[0]).or_default() += 1;
+        assert_eq!(compare(&books, &world.state, &world.tokens).unwrap_err().0, world.accounts[4]);
+    }
+}

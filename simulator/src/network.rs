@@ -86,6 +86,11 @@ impl Network {
         self.blocked.get(&(from, to)).is_some_and(|count| *count > 0)
     }
 
+    /// Whether anything is blocked anywhere.
+    pub fn is_disturbed(&self) -> bool {
+        self.blocked.values().any(|count| *count > 0)
+    }
+
     /// Whether either direction is blocked, so that a connection dies or cannot be made.
     pub fn is_broken(&self, one: ProcessId, other: ProcessId) -> bool {
         self.is_blocked(one, other) || self.is_blocked(other, one)
@@ -96,5 +101,49 @@ impl Network {
         let last = self.last_arrival.entry((connection, to, class)).or_default();
         *last = arrival_ms.max(*last);
         *last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_the_same_from_both_ends_and_a_new_one_is_another() {
+        let mut network = Network::default();
+        let first = network.connect(2, 1);
+        assert_eq!((network.connection(1, 2), network.connection(2, 1)), (Some(first), Some(first)));
+        assert!(network.cut(1, 2) && !network.cut(1, 2));
+        assert_ne!(network.connect(1, 2), first);
+    }
+
+    #[test]
+    fn neighbours_come_with_the_newest_connection_first() {
+        let mut network = Network::default();
+        network.connect(0, 1);
+        network.connect(2, 0);
+        network.connect(1, 2);
+        assert_eq!(network.neighbours(0), [2, 1]);
+    }
+
+    #[test]
+    fn a_way_is_free_when_every_fault_that_blocked_it_ended() {
+        let mut network = Network::default();
+        network.block(0, 1);
+        network.block(0, 1);
+        network.unblock(0, 1);
+        assert!(network.is_blocked(0, 1) && !network.is_blocked(1, 0) && network.is_broken(1, 0));
+        network.unblock(0, 1);
+        assert!(!network.is_disturbed());
+    }
+
+    #[test]
+    fn a_stream_that_keeps_order_delays_what_would_overtake() {
+        let mut network = Network::default();
+        let connection = network.connect(0, 1);
+        assert_eq!(network.in_order(connection, 1, Class::Control, 50), 50);
+        assert_eq!(network.in_order(connection, 1, Class::Control, 20), 50);
+        assert_eq!(network.in_order(connection, 1, Class::Bulk, 20), 20);
+        assert_eq!(network.in_order(connection, 0, Class::Control, 20), 20);
     }
 }

@@ -32,3 +32,18 @@ impl<E> Queue<E> {
         Some((at_ms, event))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_one_moment_come_in_the_order_of_scheduling() {
+        let mut queue = Queue::default();
+        for (at_ms, event) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
+            queue.at(at_ms, event);
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(order, [(1, 'a'), (1, 'b'), (5, 'c'), (5, 'd')]);
+    }
+}

@@ -207,6 +207,8 @@ pub struct Simulation {
     requests: BTreeMap<(ProcessId, u64, RequestId), Vec<usize>>,
     requests_made: u64,
     probes: Vec<usize>,
+    /// When the last fault struck or ended, or a process started.
+    disturbed_ms: u64,
     healed: bool,
     disks: DiskId,
     checker: Checker,
@@ -268,6 +270,7 @@ impl Simulation {
             requests: BTreeMap::new(),
             requests_made: 0,
             probes: Vec::new(),
+            disturbed_ms: 0,
             healed: false,
             disks: processes,
             trace: Trace::new(prints),

@@ -56,6 +56,8 @@ pub enum Violation {
     Apart { heads: String },
     #[error("two processes ran with validator {validator}'s key, heard by the same peers, and neither stopped")]
     TwinsLive { validator: u16 },
+    #[error("the same seed gave another trace")]
+    NotDeterministic,
     #[error("panic: {0}")]
     Panic(String),
 }

@@ -50,6 +50,9 @@ pub(super) enum FaultKind {
     Twin,
 }
 
+/// Two processes with one key hear of each other within this time, if nothing disturbs the network.
+const TWINS_MEET_MS: u64 = 15_000;
+
 const WEIGHTS: [(FaultKind, u64); 18] = [
     (FaultKind::Crash, 16),
     (FaultKind::Kill, 6),
@@ -95,6 +98,7 @@ impl Simulation {
         let validator = self.fault_dice.place(self.profile.validators);
         let alone = self.profile.validators == 1;
         self.facts.faults += 1;
+        self.disturbed_ms = self.now;
         self.note(node, "FAULT", &[&[kind as u8]], || format!("{kind:?}"));
         match kind {
             FaultKind::Crash => self.strike_crash(node),
@@ -144,6 +148,10 @@ impl Simulation {
         if self.healed {
             return Ok(());
         }
+        if let Fault::Twin = fault {
+            return self.end_twin();
+        }
+        self.disturbed_ms = self.now;
         match fault {
             Fault::Blocked(ways) => {
                 self.note(0, "unblocked", &[], || format!("{ways:?}"));
@@ -152,7 +160,7 @@ impl Simulation {
             Fault::BulkDropped(node) => {
                 self.network.bulk_dropped.remove(node);
             }
-            Fault::Twin => self.end_twin(),
+            Fault::Twin => {}
         }
         Ok(())
     }
@@ -295,10 +303,16 @@ impl Simulation {
         self.start(twin)
     }
 
-    fn end_twin(&mut self) {
-        if self.nodes[self.twin()].validator.is_some() {
-            self.abandon_twin();
+    /// The second machine is switched off. If the network was quiet long enough, one of the two had to stop itself.
+    fn end_twin(&mut self) -> Result<(), Violation> {
+        let Some(validator) = self.nodes[self.twin()].validator else { return Ok(()) };
+        let runs = |node: ProcessId| self.nodes[node].process.is_some() && !self.nodes[node].paused;
+        let quiet = self.now - self.disturbed_ms >= TWINS_MEET_MS && !self.network.is_disturbed();
+        if quiet && runs(self.twin()) && runs(validator.as_usize()) {
+            return Err(Violation::TwinsLive { validator: validator.0 });
         }
+        self.abandon_twin();
+        Ok(())
     }
 }
 

@@ -24,6 +24,7 @@ impl Simulation {
         if self.nodes[node].process.is_some() {
             return Ok(());
         }
+        self.disturbed_ms = self.now;
         let machine = &mut self.nodes[node];
         machine.boots += 1;
         (machine.paused, machine.halted, machine.ambush) = (false, false, None);
