@@ -26,7 +26,7 @@ impl<E> Queue<E> {
     }
 
     /// The next event and its moment.
-    pub fn next(&mut self) -> Option<(u64, E)> {
+    pub fn pop(&mut self) -> Option<(u64, E)> {
         let Reverse((at_ms, number)) = self.order.pop()?;
         let event = self.waiting.remove(&number).expect("every number in the order waits");
         Some((at_ms, event))
@@ -43,7 +43,7 @@ mod tests {
         for (at_ms, event) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
             queue.at(at_ms, event);
         }
-        let order: Vec<_> = std::iter::from_fn(|| queue.next()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(order, [(1, 'a'), (1, 'b'), (5, 'c'), (5, 'd')]);
     }
 }

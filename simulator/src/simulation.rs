@@ -285,7 +285,7 @@ impl Simulation {
 
     fn run(&mut self) -> Result<(), Violation> {
         self.begin()?;
-        while let Some((at, happening)) = self.queue.next() {
+        while let Some((at, happening)) = self.queue.pop() {
             self.now = at.max(self.now);
             if matches!(happening, Happening::Sample) {
                 if self.sample()? {
