@@ -1,5 +1,7 @@
 //! What a cluster of cores does, seen from outside.
 
+#![allow(clippy::unwrap_used, reason = "a failed test says where")]
+
 mod cluster;
 
 use std::sync::Arc;

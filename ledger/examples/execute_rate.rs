@@ -4,6 +4,8 @@
 //! to execute (with receipts, undo record and roots), to undo, and to vouch for batches as a restart does. Signatures
 //! are not made and not checked: execution never looks at them.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! A few cores in one process, with perfect disks and a network that delivers in order after one millisecond.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the harness")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part of the harness")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
