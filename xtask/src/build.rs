@@ -24,6 +24,8 @@ pub(crate) fn release(root: &Path, packages: &[&str]) -> Result<PathBuf, Failure
 /// Builds and runs the simulator with these arguments.
 pub(crate) fn simulate(root: &Path, arguments: &[String]) -> Result<ExitCode, Failure> {
     let mut simulator = cargo(root);
-    simulator.args(["run", "--quiet", "--release", "--locked", "--package", "zeni-simulator", "--"]).args(arguments);
+    simulator.args(["run", "--quiet", "--release", "--locked", "--package", "zeni-simulator"]);
+    // Cores that can break a rule are built only here, so that no other build has them.
+    simulator.args(["--features", "mutants", "--"]).args(arguments);
     run(&mut simulator).map(exit_code)
 }

@@ -46,9 +46,10 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Run the simulator; what follows `--` is passed on to it, as in `cargo xtask sim -- --help`.
+    /// Run the simulator on seeds, or on rule mutants: `cargo xtask sim --seeds 1000 --from 0`, `cargo xtask sim -- --help`.
     Sim {
-        #[arg(last = true)]
+        /// Passed on to the simulator.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
 }
