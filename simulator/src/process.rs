@@ -207,6 +207,15 @@ impl Process {
         (0..=self.head().1).map(|height| at(height).expect("a canonical chain has no gap")).collect()
     }
 
+    /// Whether its log holds every block of its canonical chain, and every batch that they list.
+    pub fn holds_its_chain(&self) -> bool {
+        let holds = |id: &BlockId| match self.reader.block(id) {
+            Ok(Some(block)) => block.digests.iter().all(|digest| self.reader.has_batch(digest)),
+            Ok(None) | Err(_) => false,
+        };
+        self.chain().iter().skip(1).all(holds)
+    }
+
     /// Asks for the next checkpoint.
     pub fn checkpoint_delta(&mut self, depth: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
         let archive: &dyn Archive = &self.reader;

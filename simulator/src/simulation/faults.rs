@@ -74,6 +74,9 @@ const WEIGHTS: [(FaultKind, u64); 18] = [
     (FaultKind::Twin, 2),
 ];
 
+/// A node that lost its disk may have been this many blocks, less one, ahead of the others.
+const NEAR_BLOCKS: usize = 4;
+
 /// A fault that lasts, to be ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -92,11 +95,10 @@ pub(super) fn plan(dice: &mut Dice, profile: &Profile) -> Vec<(u64, FaultKind)> 
 }
 
 impl Simulation {
-    /// A fault strikes. What cannot strike now (two nodes are one too few, the node is down) is a crash instead.
+    /// A fault strikes. What may not strike now is a crash instead.
     pub(super) fn strike(&mut self, kind: FaultKind) -> Result<(), Violation> {
         let node = self.fault_dice.place(self.profile.validators + 1);
         let validator = self.fault_dice.place(self.profile.validators);
-        let alone = self.profile.validators == 1;
         self.facts.faults += 1;
         self.disturbed_ms = self.now;
         self.note(node, "FAULT", &[&[kind as u8]], || format!("{kind:?}"));
@@ -121,11 +123,11 @@ impl Simulation {
             }
             FaultKind::CrashAll => self.strike_crash_all(None),
             FaultKind::CrashAllButOne => self.strike_crash_all(Some(validator)),
-            FaultKind::LoseDisk if !alone && self.may_lose(validator) => {
+            FaultKind::LoseDisk if self.may_damage(validator) => {
                 let restart = self.outage();
                 self.lose_disk(validator, restart)?;
             }
-            FaultKind::FlipBit => self.strike_flip(node)?,
+            FaultKind::FlipBit if self.may_damage(node) => self.strike_flip(node)?,
             FaultKind::SyncError => self.strike_sync(node),
             FaultKind::Partition => self.strike_partition(),
             FaultKind::OneWay => self.strike_one_way(node),
@@ -138,7 +140,7 @@ impl Simulation {
             }
             FaultKind::Disconnect => self.strike_disconnect(node),
             FaultKind::Twin if self.profile.validators >= 3 => self.strike_twin(validator)?,
-            FaultKind::LoseDisk | FaultKind::Twin => self.strike_crash(node),
+            FaultKind::LoseDisk | FaultKind::FlipBit | FaultKind::Twin => self.strike_crash(node),
         }
         Ok(())
     }
@@ -194,13 +196,20 @@ impl Simulation {
         }
     }
 
-    /// A validator may lose its disk while all others have their safety records.
-    fn may_lose(&self, node: ProcessId) -> bool {
-        let takes_part = |other: ProcessId| {
-            let mode = self.nodes[other].process.as_ref().and_then(|process| process.mode());
-            mode.is_some_and(|mode| mode != Mode::FollowOnly)
+    /// A disk may be lost or damaged while every other validator runs, has its safety record, stands on the same chain
+    /// but for its last blocks, and holds all of it: otherwise the last copy of a block or batch could be gone, and
+    /// nobody promised anything for that. A follower's disk may always.
+    fn may_damage(&self, node: ProcessId) -> bool {
+        if node >= self.profile.validators {
+            return true;
+        }
+        let chain = self.checker.chain(node);
+        let near = chain[chain.len().saturating_sub(NEAR_BLOCKS).min(chain.len() - 1)];
+        let keeps_it = |other: ProcessId| {
+            let Some(process) = &self.nodes[other].process else { return false };
+            process.mode() != Some(Mode::FollowOnly) && process.holds_its_chain() && process.chain().contains(&near)
         };
-        (0..self.profile.validators).filter(|other| *other != node).all(takes_part)
+        self.profile.validators > 1 && (0..self.profile.validators).filter(|other| *other != node).all(keeps_it)
     }
 
     fn strike_flip(&mut self, node: ProcessId) -> Result<(), Violation> {
