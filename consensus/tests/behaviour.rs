@@ -243,8 +243,12 @@ fn a_node_that_hears_its_live_twin_stops() {
     cluster.give(0, Input::Message { from: from(1), message: Message::Status(twin.clone()) });
     assert!(cluster.is_up(0), "an old status of an earlier boot proves nothing");
     twin.echoes = vec![(ValidatorIndex(0), mine.nonce)];
+    let said = cluster.said_to_itself.len();
     cluster.give(0, Input::Message { from: from(1), message: Message::Status(twin.clone()) });
     assert_eq!(cluster.nodes[0].halted, Some(HaltReason::TwinFound { boot: twin.boot }));
+    let echo = (ValidatorIndex(0), twin.nonce);
+    let told = |message: &Message| matches!(message, Message::Status(status) if status.echoes.contains(&echo));
+    assert!(cluster.said_to_itself[said..].iter().any(told), "its last word lets the twin know");
 }
 
 /// A block on validator 0's head, signed by `proposer` for the next slot in which it has `rank`.

@@ -74,7 +74,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Result<(), HaltReason> {
         if status.validator == self.config.me {
-            return self.meet_twin(now, status);
+            return self.meet_twin(now, status, out);
         }
         if status.validator != from {
             let peer = Peer::Validator(from);
@@ -91,15 +91,19 @@ impl Core {
         Ok(())
     }
 
-    /// A status under this node's own key. One of another boot that echoes this boot's nonce is alive now: stop.
-    fn meet_twin(&mut self, now: Millis, status: Status) -> Result<(), HaltReason> {
+    /// A status under this node's own key. One of another boot that echoes this boot's nonce is alive now: stop, with a
+    /// last echo, without which the twin would never know.
+    fn meet_twin(&mut self, now: Millis, status: Status, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
         if status.boot == self.config.boot {
             return Ok(());
         }
-        if status.echoes.contains(&(self.config.me, self.config.nonce)) {
-            return Err(HaltReason::TwinFound { boot: status.boot });
-        }
+        let boot = status.boot;
+        let is_alive = status.echoes.contains(&(self.config.me, self.config.nonce));
         self.replica.peers.note_status(status, now);
+        if is_alive {
+            out.push(send(self.config.me, Message::Status(self.status())));
+            return Err(HaltReason::TwinFound { boot });
+        }
         self.next_status = now;
         Ok(())
     }

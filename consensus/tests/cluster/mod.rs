@@ -122,6 +122,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub now: Millis,
     pub cut: BTreeSet<(u16, u16)>,
+    /// What nodes sent to their own key.
+    pub said_to_itself: Vec<Message>,
     queue: VecDeque<(u16, Input)>,
     requests: u64,
     boots: u64,
@@ -137,6 +139,7 @@ impl Cluster {
             nodes: Vec::new(),
             now: Millis(START + 10),
             cut: BTreeSet::new(),
+            said_to_itself: Vec::new(),
             queue: VecDeque::new(),
             requests: 0,
             boots: 0,
@@ -283,6 +286,10 @@ impl Cluster {
     }
 
     fn deliver(&mut self, from: u16, to: u16, message: Message) {
+        if from == to {
+            self.said_to_itself.push(message);
+            return;
+        }
         if self.is_cut(from, to) || !self.is_up(to) {
             return;
         }
