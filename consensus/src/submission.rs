@@ -49,6 +49,8 @@ pub enum Refusal {
     UnknownFlags { flags: u32 },
     #[error("the signature does not verify")]
     BadSignature,
+    /// No node of this version gives it: the sequence window already bounds what one payer can have waiting, and a
+    /// payment beyond it is [`Self::SequenceOutOfWindow`]. It keeps its number, which golden files and clients name.
     #[error("the payer has {limit} payments waiting; try again after the next block")]
     PendingLimit { limit: u16 },
     #[error("the node is at its limit; try again in {retry_after_ms} ms")]
