@@ -9,6 +9,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 use zeni_consensus::{Event, HaltReason, Message, Peer, SafetyRecord, Verdict};
+use zeni_ledger::BatchDigest;
 use zeni_schemas::request::Reply;
 
 use crate::admission::Admitted;
@@ -26,9 +27,10 @@ pub struct Turn {
     pub say: Vec<Say>,
 }
 
-/// One thing to release.
+/// One thing to release. `Synced` tells those that read the log that a batch which the turn appended is on disk.
 #[derive(Debug)]
 pub enum Say {
+    Synced(BatchDigest),
     Send { to: Peer, message: Message },
     Broadcast(Message),
     Publish(Message),

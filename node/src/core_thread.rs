@@ -18,6 +18,7 @@ use crate::committer::{Say, Turn};
 use crate::core_queue::{CoreReceiver, Received, Task};
 use crate::questions;
 use crate::submission::PendingSubmission;
+use crate::unsynced::Unsynced;
 
 /// Tasks of one turn, at most: what waits behind them is said a little later, but never starves.
 pub const TURN_TASKS_MAX: usize = 64;
@@ -36,6 +37,7 @@ pub struct CoreThread {
     tasks: CoreReceiver,
     turns: Sender<Turn>,
     checkpointer: Checkpointer,
+    unsynced: Arc<Unsynced>,
     /// Submissions that the core has and has not answered.
     waiting: HashMap<RequestId, PendingSubmission>,
     next_request: u64,
@@ -79,10 +81,24 @@ impl CoreThread {
         tasks: CoreReceiver,
         turns: Sender<Turn>,
         checkpointer: Checkpointer,
+        unsynced: Arc<Unsynced>,
     ) -> Self {
         let (reader, waiting) = (store.reader(), HashMap::new());
         let (next_request, wake, observed) = (0, None, None);
-        Self { core, store, reader, identity, tasks, turns, checkpointer, waiting, next_request, wake, observed }
+        Self {
+            core,
+            store,
+            reader,
+            identity,
+            tasks,
+            turns,
+            checkpointer,
+            unsynced,
+            waiting,
+            next_request,
+            wake,
+            observed,
+        }
     }
 
     /// Runs until it is told to stop; then everything before that is handed to the committer, and the store is
@@ -169,10 +185,7 @@ impl CoreThread {
     fn carry_out(&mut self, effects: Vec<Effect>, turn: &mut Turn) -> Result<(), CoreFailure> {
         for effect in effects {
             match effect {
-                Effect::Append(record) => {
-                    self.store.append(&record)?;
-                    turn.appended = true;
-                }
+                Effect::Append(record) => self.unsynced.append(&mut self.store, &record, turn)?,
                 Effect::AppendUndo { block, height, undo } => self.store.append_undo(block, height, &undo)?,
                 Effect::Safety(record) => turn.safety = Some(record),
                 Effect::Send { to, message } => turn.say.push(Say::Send { to, message }),

@@ -36,6 +36,7 @@ pub mod session;
 pub mod setup;
 pub mod submission;
 pub mod telemetry;
+pub mod unsynced;
 pub mod verify;
 pub mod verify_data;
 pub mod watch;

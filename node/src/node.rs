@@ -28,6 +28,7 @@ use crate::recovery::{Recovery, RecoveryError, recover};
 use crate::release::{Disk, release};
 use crate::services::Services;
 use crate::setup::Setup;
+use crate::unsynced::Unsynced;
 use crate::verify::pool::{self, Deliver, PoolError, VerifySender};
 use crate::{dial, doors, watch};
 
@@ -96,7 +97,9 @@ impl Node {
         let files = recovery.files.clone();
         let reader = recovery.store.reader();
         let identity = Identity { genesis: Arc::clone(&setup.genesis), key: key::public(&setup.key), boot };
-        let threads = Threads { links: &links, failed: &failed, depth: setup.config.checkpoint.depth };
+        let unsynced = Arc::new(Unsynced::default());
+        let threads =
+            Threads { links: &links, failed: &failed, unsynced: &unsynced, depth: setup.config.checkpoint.depth };
         let (core, committer, checkpoint) =
             threads.start(recovery, identity, core_receiver).map_err(StartError::Thread)?;
         let services = Arc::new(Services {
@@ -109,6 +112,7 @@ impl Node {
             core: core_sender,
             links,
             reader,
+            unsynced,
         });
         let guests = Arc::new(setup.guests);
         let mut tasks = JoinSet::new();
@@ -191,6 +195,7 @@ fn start_verifier(setup: &Setup, core: &CoreSender) -> Result<VerifySender, Pool
 struct Threads<'a> {
     links: &'a Arc<Links>,
     failed: &'a mpsc::UnboundedSender<Failure>,
+    unsynced: &'a Arc<Unsynced>,
     depth: u64,
 }
 
@@ -206,7 +211,7 @@ impl Threads<'_> {
         let disk = Disk { safety, log: store.syncer() };
         let committer = self.start_committer(disk, waiting)?;
         let (checkpointer, checkpoint) = checkpoint::start(self.depth, checkpoint, store.syncer())?;
-        let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer);
+        let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, Arc::clone(self.unsynced));
         Ok((self.start_core(thread, effects)?, committer, checkpoint))
     }
 
@@ -224,10 +229,10 @@ impl Threads<'_> {
     }
 
     fn start_committer(&self, mut disk: Disk, turns: crossbeam_channel::Receiver<Turn>) -> io::Result<JoinHandle<()>> {
-        let (links, failed) = (Arc::clone(self.links), self.failed.clone());
+        let (links, unsynced, failed) = (Arc::clone(self.links), Arc::clone(self.unsynced), self.failed.clone());
         Builder::new().name("committer".into()).spawn(move || {
             let halted = |reason| report(&failed, Failure::Halted(reason));
-            if let Err(error) = committer::run(&turns, &mut disk, |say| release(say, &links, &halted)) {
+            if let Err(error) = committer::run(&turns, &mut disk, |say| release(say, &links, &unsynced, &halted)) {
                 report(&failed, Failure::Storage(error));
             }
         })

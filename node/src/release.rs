@@ -9,6 +9,7 @@ use zeni_storage::{DiskFiles, SafetyFile, StorageError, Syncer};
 use crate::committer::{Durable, Say};
 use crate::events;
 use crate::links::Links;
+use crate::unsynced::Unsynced;
 
 /// The validator's disk, as the committer needs it.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ impl Durable for Disk {
 }
 
 /// Says one thing. A halt goes to `halted`.
-pub fn release(say: Say, links: &Arc<Links>, halted: &impl Fn(HaltReason)) {
+pub fn release(say: Say, links: &Arc<Links>, unsynced: &Unsynced, halted: &impl Fn(HaltReason)) {
     match say {
+        Say::Synced(digest) => unsynced.synced(&digest),
         Say::Send { to, message } => links.send(to, &message),
         Say::Broadcast(message) => links.broadcast(&message),
         Say::Publish(message) => links.publish(&message),

@@ -9,6 +9,7 @@ use crate::admission::Admission;
 use crate::config::Limits;
 use crate::core_queue::CoreSender;
 use crate::links::Links;
+use crate::unsynced::Unsynced;
 use crate::verify::pool::VerifySender;
 
 /// Handles to the parts of a running node.
@@ -24,4 +25,5 @@ pub struct Services {
     pub core: CoreSender,
     pub links: Arc<Links>,
     pub reader: Reader<DiskFiles>,
+    pub unsynced: Arc<Unsynced>,
 }

@@ -104,14 +104,15 @@ async fn link(
     let link = Link { control: control.clone(), bulk, cut: Arc::clone(&cut) };
     let (id, peer) = services.links.add(remote, link);
     let (inbound, fetches) = Inbound::new(peer, &services.limits);
-    let (reading, shared, reader) = (connection.clone(), Arc::clone(services), services.reader.clone());
+    let (reading, shared) = (connection.clone(), Arc::clone(services));
+    let (reader, unsynced) = (services.reader.clone(), Arc::clone(&services.unsynced));
     tasks.spawn(async move { read_streams(&reading, Arc::new(inbound), &shared).await });
     tasks.spawn(write_control(control_queue, control_sender));
     tasks.spawn(write_bulk(pushed, served, bulk_sender));
     tasks.spawn(async move {
         tokio::select! {
             // It ends with the connection's readers or writers, which say why.
-            () = serve_batches::serve(fetches, reader, serve, control) => std::future::pending().await,
+            () = serve_batches::serve(fetches, reader, &unsynced, serve, control) => std::future::pending().await,
             () = cut.notified() => End::Slow,
         }
     });
