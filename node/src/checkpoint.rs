@@ -1,41 +1,78 @@
 //! Checkpoints, written by a thread of their own, one at a time.
+//!
+//! A step that fails (the disk is full, sled reports an error) is kept and tried again at the next interval: the core
+//! already counts from where it ends, so no other step fits in its place. The checkpoint is opened anew for that, since
+//! sled refuses everything once something failed in it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use zeni_consensus::{CheckpointDelta, HaltReason};
-use zeni_storage::{Checkpoint, DiskFiles, SledOverlay, StorageError, Syncer};
+use zeni_ledger::Genesis;
+use zeni_storage::{Checkpoint, DiskFiles, Files, Overlay, SledOverlay, StorageError, Syncer};
+
+use crate::recovery::CHECKPOINT_DIRECTORY;
 
 /// The checkpoint as nodes keep it.
 pub type NodeCheckpoint = Checkpoint<DiskFiles, SledOverlay>;
+
+/// Opens a checkpoint that was closed, and first finishes the step that it was in.
+pub type Reopen<F, O> = Box<dyn Fn() -> Result<Checkpoint<F, O>, StorageError> + Send>;
 
 /// The core thread's side.
 #[derive(Debug)]
 pub struct Checkpointer {
     /// Blocks below the head.
     depth: u64,
-    jobs: Sender<CheckpointDelta>,
-    /// A checkpoint is being written, or one failed: then the next would not fit onto what is there.
-    busy: Arc<AtomicBool>,
+    jobs: Sender<Job>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Step(CheckpointDelta),
+    /// Try the step that failed once more.
+    Again,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Free,
+    Writing,
+    Failed,
+}
+
+#[derive(Debug)]
+struct Progress(Mutex<Stage>);
+
+impl Progress {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Checkpointer {
-    /// Asks `delta` for what the next checkpoint needs and has it written, unless the last one is not done yet.
+    /// Asks `delta` for what the next checkpoint needs and has it written, unless the last one is not done yet. If that
+    /// one failed, it is tried again instead.
     pub fn take(
         &self,
         delta: impl FnOnce(u64) -> Result<Option<CheckpointDelta>, HaltReason>,
     ) -> Result<(), HaltReason> {
-        if self.busy.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if let Some(delta) = delta(self.depth)? {
-            self.busy.store(true, Ordering::Release);
-            // The thread ends before this side only if it panicked; then no checkpoint is written any more.
-            let _ = self.jobs.send(delta);
-        }
+        let mut stage = self.progress.stage();
+        let job = match *stage {
+            Stage::Writing => return Ok(()),
+            Stage::Failed => Job::Again,
+            Stage::Free => match delta(self.depth)? {
+                Some(delta) => Job::Step(delta),
+                None => return Ok(()),
+            },
+        };
+        *stage = Stage::Writing;
+        // The thread ends before this side only if it panicked; then no checkpoint is written any more.
+        let _ = self.jobs.send(job);
         Ok(())
     }
 }
@@ -44,39 +81,203 @@ impl Checkpointer {
 pub fn start(
     depth: u64,
     checkpoint: NodeCheckpoint,
+    reopen: Reopen<DiskFiles, SledOverlay>,
     syncer: Syncer<DiskFiles>,
 ) -> std::io::Result<(Checkpointer, JoinHandle<()>)> {
-    let (jobs, waiting) = bounded::<CheckpointDelta>(1);
-    let busy = Arc::new(AtomicBool::new(false));
-    let done = Arc::clone(&busy);
-    let mut checkpoint = checkpoint;
-    let run = move || {
-        for delta in waiting {
-            match write(&mut checkpoint, &syncer, &delta) {
-                Ok(()) => done.store(false, Ordering::Release),
-                Err(error) => {
-                    // The log is the truth: a restart replays it from the last good checkpoint, or rebuilds one.
-                    metrics::counter!("zeni_checkpoint_failures_total").increment(1);
-                    tracing::error!(%error, height = delta.height, "a checkpoint failed; none is taken until a restart");
-                }
-            }
-        }
-    };
-    let handle = std::thread::Builder::new().name("checkpoint".into()).spawn(run)?;
-    Ok((Checkpointer { depth, jobs, busy }, handle))
+    let (checkpointer, mut writer, jobs) = pair(depth, checkpoint, reopen, syncer);
+    let run = move || jobs.into_iter().for_each(|job| writer.work(job));
+    Ok((checkpointer, std::thread::Builder::new().name("checkpoint".into()).spawn(run)?))
 }
 
-fn write(
-    checkpoint: &mut NodeCheckpoint,
-    syncer: &Syncer<DiskFiles>,
-    delta: &CheckpointDelta,
-) -> Result<(), StorageError> {
-    let start = Instant::now();
-    // A state without its undo records could never be taken back: they go first.
-    syncer.sync_all()?;
-    checkpoint.apply(delta)?;
-    metrics::histogram!("zeni_checkpoint_seconds").record(start.elapsed());
-    metrics::gauge!("zeni_checkpoint_height").set(delta.height as f64);
-    tracing::info!(height = delta.height, block = %delta.to, accounts = delta.accounts.len(), "checkpoint");
-    Ok(())
+/// How a node opens its checkpoint anew.
+pub fn reopen(files: DiskFiles, genesis: Arc<Genesis>) -> Reopen<DiskFiles, SledOverlay> {
+    Box::new(move || {
+        let overlay = SledOverlay::open(&files.directory().join(CHECKPOINT_DIRECTORY))?;
+        let opened = Checkpoint::open(files.clone(), overlay, &genesis);
+        opened.map(|(checkpoint, _)| checkpoint).map_err(|(error, _)| error)
+    })
+}
+
+fn pair<F: Files, O: Overlay>(
+    depth: u64,
+    checkpoint: Checkpoint<F, O>,
+    reopen: Reopen<F, O>,
+    syncer: Syncer<F>,
+) -> (Checkpointer, Writer<F, O>, Receiver<Job>) {
+    let (jobs, waiting) = bounded(1);
+    let progress = Arc::new(Progress(Mutex::new(Stage::Free)));
+    let writer = Writer { checkpoint: Some(checkpoint), reopen, syncer, failed: None, progress: Arc::clone(&progress) };
+    (Checkpointer { depth, jobs, progress }, writer, waiting)
+}
+
+struct Writer<F: Files, O: Overlay> {
+    /// Closed after a failure.
+    checkpoint: Option<Checkpoint<F, O>>,
+    reopen: Reopen<F, O>,
+    syncer: Syncer<F>,
+    failed: Option<CheckpointDelta>,
+    progress: Arc<Progress>,
+}
+
+impl<F: Files, O: Overlay> Writer<F, O> {
+    fn work(&mut self, job: Job) {
+        let delta = match job {
+            Job::Step(delta) => delta,
+            Job::Again => self.failed.take().expect("only a step that failed is asked for again"),
+        };
+        let stage = match self.write(&delta) {
+            Ok(()) => Stage::Free,
+            Err(error) => {
+                metrics::counter!("zeni_checkpoint_failures_total").increment(1);
+                let (height, advice) = (delta.height, advice(&error));
+                tracing::error!(%error, height, advice, "a checkpoint failed; it is tried again at the next interval");
+                self.close();
+                self.failed = Some(delta);
+                Stage::Failed
+            }
+        };
+        *self.progress.stage() = stage;
+    }
+
+    fn write(&mut self, delta: &CheckpointDelta) -> Result<(), StorageError> {
+        let start = Instant::now();
+        // A state without its undo records could never be taken back: they go first.
+        self.syncer.sync_all()?;
+        let checkpoint = match self.checkpoint.take() {
+            Some(open) => open,
+            None => (self.reopen)()?,
+        };
+        let checkpoint = self.checkpoint.insert(checkpoint);
+        // A try that failed midway may have been finished when the checkpoint was opened anew.
+        if checkpoint.head()?.0 != delta.to {
+            checkpoint.apply(delta)?;
+        }
+        metrics::histogram!("zeni_checkpoint_seconds").record(start.elapsed());
+        metrics::gauge!("zeni_checkpoint_height").set(delta.height as f64);
+        tracing::info!(height = delta.height, block = %delta.to, accounts = delta.accounts.len(), "checkpoint");
+        Ok(())
+    }
+
+    /// Nothing of it is used again, so a panic over what it still wanted to write changes nothing.
+    fn close(&mut self) {
+        let checkpoint = self.checkpoint.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(checkpoint))).is_err() {
+            tracing::warn!("the checkpoint panicked when it was closed");
+        }
+    }
+}
+
+/// What an operator can do. Payments go on meanwhile: the log is the truth, and a start replays it from the last good
+/// checkpoint.
+fn advice(error: &StorageError) -> &'static str {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    match error {
+        StorageError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => {
+            "free space on the data directory's disk"
+        }
+        StorageError::CheckpointDamaged { .. } | StorageError::CheckpointMismatch { .. } => {
+            "if it fails again, restart the node: it rebuilds the checkpoint from the log"
+        }
+        _ => "if it fails again, look after the disk that the error names; a restart loses nothing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use zeni_ledger::{Account, AccountId, BlockId};
+    use zeni_storage::{Fault, FileOverlay, Limits, MemoryFiles, Store};
+
+    fn genesis() -> Genesis {
+        Genesis::from_toml(include_str!("../../deploy/genesis.example.toml")).unwrap()
+    }
+
+    fn step(from: BlockId, height: u8) -> CheckpointDelta {
+        let accounts = vec![Account::new(AccountId([height; 32]))];
+        CheckpointDelta { from, to: BlockId([height; 32]), height: height.into(), accounts }
+    }
+
+    fn no_new_step(_depth: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
+        panic!("the step that failed comes first")
+    }
+
+    fn syncer<F: Files>(files: &F, genesis: &Genesis) -> Syncer<F> {
+        Store::init(files, &genesis.id()).unwrap();
+        Store::open(files.clone(), genesis, Limits::default()).unwrap().0.syncer()
+    }
+
+    fn in_memory(files: &MemoryFiles, genesis: &Genesis) -> Reopen<MemoryFiles, FileOverlay<MemoryFiles>> {
+        let (files, genesis) = (files.clone(), genesis.clone());
+        Box::new(move || {
+            let opened = Checkpoint::open(files.clone(), FileOverlay::open(&files)?, &genesis);
+            opened.map(|(checkpoint, _)| checkpoint).map_err(|(error, _)| error)
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_that_met_a_full_disk_is_written_once_there_is_room_and_the_next_fits_behind_it() {
+        let (files, genesis) = (MemoryFiles::new(), genesis());
+        let (syncer, reopen) = (syncer(&files, &genesis), in_memory(&files, &genesis));
+        let checkpoint = reopen().unwrap();
+        let (checkpointer, mut writer, jobs) = pair(5, checkpoint, reopen, syncer);
+        let metrics = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&metrics, || {
+            files.inject(Fault::Capacity { bytes: 0 });
+            let first = step(genesis.block_id(), 1);
+            checkpointer.take(|depth| Ok((depth == 5).then_some(first))).unwrap();
+            checkpointer.take(no_new_step).unwrap();
+            writer.work(jobs.try_recv().unwrap());
+            assert!(jobs.try_recv().is_err(), "a second one was asked for while the first was being written");
+            checkpointer.take(no_new_step).unwrap();
+            writer.work(jobs.try_recv().unwrap());
+            files.inject(Fault::Capacity { bytes: u64::MAX });
+            checkpointer.take(no_new_step).unwrap();
+            writer.work(jobs.try_recv().unwrap());
+            checkpointer.take(|_| Ok(Some(step(BlockId([1; 32]), 2)))).unwrap();
+            writer.work(jobs.try_recv().unwrap());
+        });
+        let page = metrics.handle().render();
+        assert!(page.contains("zeni_checkpoint_failures_total 2\n"), "{page}");
+        assert!(page.contains("zeni_checkpoint_height 2\n"), "{page}");
+        drop(writer);
+        assert_eq!(in_memory(&files, &genesis)().unwrap().head().unwrap(), (BlockId([2; 32]), 2));
+    }
+
+    #[test]
+    fn a_checkpoint_that_failed_midway_is_finished() {
+        let (files, genesis) = (MemoryFiles::new(), genesis());
+        let (syncer, reopen) = (syncer(&files, &genesis), in_memory(&files, &genesis));
+        let checkpoint = reopen().unwrap();
+        let (checkpointer, mut writer, jobs) = pair(0, checkpoint, reopen, syncer);
+        // Two writes make the step's file; the third would put it into the checkpoint.
+        files.inject(Fault::Write { after: 2 });
+        checkpointer.take(|_| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        writer.work(jobs.try_recv().unwrap());
+        assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
+        checkpointer.take(no_new_step).unwrap();
+        writer.work(jobs.try_recv().unwrap());
+        assert_eq!(*checkpointer.progress.stage(), Stage::Free);
+        assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
+    }
+
+    #[test]
+    fn sled_is_opened_anew_after_a_failure() {
+        let (directory, genesis) = (tempfile::tempdir().unwrap(), Arc::new(genesis()));
+        let files = DiskFiles::open(directory.path()).unwrap();
+        let (syncer, reopen) = (syncer(&files, &genesis), reopen(files.clone(), Arc::clone(&genesis)));
+        let checkpoint = reopen().unwrap();
+        let (checkpointer, mut writer, jobs) = pair(0, checkpoint, reopen, syncer);
+        // A directory where the step's file belongs cannot be replaced by it.
+        let obstacle = directory.path().join("checkpoint.delta");
+        std::fs::create_dir(&obstacle).unwrap();
+        checkpointer.take(|_| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        writer.work(jobs.try_recv().unwrap());
+        assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
+        assert!(writer.checkpoint.is_none(), "sled stays open in whatever state the failure left it");
+        std::fs::remove_dir(&obstacle).unwrap();
+        checkpointer.take(no_new_step).unwrap();
+        writer.work(jobs.try_recv().unwrap());
+        assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
+    }
 }

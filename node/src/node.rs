@@ -206,11 +206,12 @@ impl Threads<'_> {
         identity: Identity,
         tasks: CoreReceiver,
     ) -> io::Result<(CoreHandle, JoinHandle<()>, JoinHandle<()>)> {
-        let Recovery { core, effects, store, checkpoint, safety, .. } = recovery;
+        let Recovery { core, effects, store, checkpoint, safety, files } = recovery;
         let (turns, waiting) = committer::turns();
         let disk = Disk { safety, log: store.syncer() };
         let committer = self.start_committer(disk, waiting)?;
-        let (checkpointer, checkpoint) = checkpoint::start(self.depth, checkpoint, store.syncer())?;
+        let reopen = checkpoint::reopen(files, Arc::clone(&identity.genesis));
+        let (checkpointer, checkpoint) = checkpoint::start(self.depth, checkpoint, reopen, store.syncer())?;
         let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, Arc::clone(self.unsynced));
         Ok((self.start_core(thread, effects)?, committer, checkpoint))
     }

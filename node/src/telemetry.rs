@@ -102,7 +102,7 @@ describe! {
     describe_counter "zeni_misbehaviour_total" "What no correct peer does, by kind.";
     describe_gauge "zeni_checkpoint_height" "Height of the last checkpoint.";
     describe_histogram "zeni_checkpoint_seconds" "Time to write one checkpoint.";
-    describe_counter "zeni_checkpoint_failures_total" "Checkpoints that could not be written.";
+    describe_counter "zeni_checkpoint_failures_total" "Tries to write a checkpoint that failed.";
     describe_counter "zeni_torn_tails_total" "Torn ends of the log found at start.";
     describe_counter "zeni_storage_damage_total" "Damaged places of the log found at start.";
     describe_counter "zeni_checkpoint_rebuilt_total" "Checkpoints found damaged at start and rebuilt.";
