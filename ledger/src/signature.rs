@@ -6,31 +6,32 @@
 //! refused by chance.
 //!
 //! A batch checks `8·(Σ zᵢ·Rᵢ + Σ zᵢkᵢ·Aᵢ − (Σ zᵢsᵢ)·B) = 0` with 128-bit coefficients zᵢ that the signers cannot
-//! foresee; a bad claim passes with a chance of about 2⁻¹²⁵. A batch that fails is halved until its bad claims are
-//! known, and the right half's sum is the whole minus the left half's.
+//! foresee; a bad claim passes with a chance of about 2⁻¹²⁵. Vector lanes say whether the whole sum is zero, where the
+//! machine has them; a batch that they do not confirm is halved by the general code until its bad claims are known, and
+//! the right half's sum is the whole minus the left half's.
 
-use std::iter::once;
-use std::ops::Range;
+mod equation;
+mod lanes;
 
-use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
-use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
 use curve25519_dalek::scalar::Scalar;
-use curve25519_dalek::traits::{IsIdentity, VartimeMultiscalarMul};
 use sha2::{Digest, Sha512};
 
+use self::equation::Equation;
+use self::lanes::{SHORT_DIGITS, Term, signed_digits};
 use crate::batch::Batch;
 use crate::block::Block;
 use crate::hash::GenesisId;
 use crate::identity::{PublicKey, SignatureBytes};
 use crate::payment::Payment;
 
-/// Claims that one multiscalar multiplication takes; longer lists are checked in several. More gains nothing: its
-/// buckets are as many as they get, and the points (320 bytes a claim) leave the cache.
+/// Claims that one sum takes; longer lists are checked in several. More gains nothing: its buckets are as many as they
+/// get, and the points (320 bytes a claim) leave the cache.
 const EQUATION_CLAIMS_MAX: usize = 1_024;
-/// A failed group of at most this many claims is checked one by one, which is then cheaper than halving.
-const SINGLES_MAX: usize = 8;
+/// Fewer claims than this are cheaper one by one.
+const LANES_CLAIMS_MIN: usize = 3;
 
-const COEFFICIENT_DOMAIN: &[u8] = b"zeni signature coefficients v1\0";
+const COEFFICIENT_DOMAIN: &[u8] = b"zeni signature coefficients v2\0";
 
 /// That `key` signed `message`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,9 +41,16 @@ pub struct Claim<'a> {
     pub signature: SignatureBytes,
 }
 
+/// Which code checks whole batches on this machine, for logs and reports; the verdicts do not depend on it.
+pub fn batch_backend() -> &'static str {
+    if lanes::is_available() { "avx512-ifma-lanes" } else { "curve25519-dalek" }
+}
+
 /// Whether the claim holds by ZIP-215.
 pub fn verify(claim: &Claim<'_>) -> bool {
-    Equation::of(&claim.key, claim.message, &claim.signature).is_some_and(|equation| equation.holds())
+    Challenged::of(&claim.key, claim.message, &claim.signature)
+        .and_then(|challenged| Equation::of(&challenged))
+        .is_some_and(|equation| equation.holds())
 }
 
 /// The indexes of all claims that do not hold, rising; the verdict on each is that of [`verify`] in any company.
@@ -52,7 +60,7 @@ pub fn verify(claim: &Claim<'_>) -> bool {
 pub fn verify_batch(claims: &[Claim<'_>], seed: [u8; 32]) -> Vec<usize> {
     bad_claims(claims.len(), &seed, |index| {
         let claim = &claims[index];
-        Equation::of(&claim.key, claim.message, &claim.signature)
+        Challenged::of(&claim.key, claim.message, &claim.signature)
     })
 }
 
@@ -60,7 +68,7 @@ pub fn verify_batch(claims: &[Claim<'_>], seed: [u8; 32]) -> Vec<usize> {
 pub fn verify_payments(payments: &[Payment], genesis: &GenesisId, seed: [u8; 32]) -> Vec<usize> {
     bad_claims(payments.len(), &seed, |index| {
         let payment = &payments[index];
-        Equation::of(&payment.signer(), &payment.signed_bytes(genesis), &payment.signature())
+        Challenged::of(&payment.signer(), &payment.signed_bytes(genesis), &payment.signature())
     })
 }
 
@@ -78,132 +86,123 @@ impl Block {
     }
 }
 
-/// A claim as numbers: it holds if `8·(R + k·A − s·B) = 0`.
-struct Equation {
-    /// R, the signer's commitment.
-    commitment: EdwardsPoint,
-    /// A, the public key.
-    key: EdwardsPoint,
-    /// k, the hash of everything.
+/// A claim whose s is canonical, with its challenge; nobody has looked yet whether R and A are points.
+struct Challenged {
+    /// R as given.
+    commitment: [u8; 32],
+    /// A as given.
+    key: [u8; 32],
+    /// k.
     challenge: Scalar,
     /// s.
     response: Scalar,
 }
 
-impl Equation {
-    /// `None` if s is not canonical, or R or A is no point: then the claim does not hold.
+impl Challenged {
+    /// `None` if s is not canonical: then the claim does not hold.
     fn of(key: &PublicKey, message: &[u8], signature: &SignatureBytes) -> Option<Self> {
         let (halves, _) = signature.0.as_chunks::<32>();
         let response = Option::from(Scalar::from_canonical_bytes(halves[1]))?;
-        let commitment = CompressedEdwardsY(halves[0]).decompress()?;
-        let point = CompressedEdwardsY(key.0).decompress()?;
         let hash = Sha512::new().chain_update(halves[0]).chain_update(key.0).chain_update(message).finalize();
         let challenge = Scalar::from_bytes_mod_order_wide(&hash.into());
-        Some(Self { commitment, key: point, challenge, response })
-    }
-
-    fn holds(&self) -> bool {
-        let expected = EdwardsPoint::vartime_double_scalar_mul_basepoint(&self.challenge, &-self.key, &self.response);
-        (expected - self.commitment).mul_by_cofactor().is_identity()
+        Some(Self { commitment: halves[0], key: key.0, challenge, response })
     }
 }
 
-/// Checks `count` claims, a bounded number in each equation.
-fn bad_claims(count: usize, seed: &[u8; 32], claim: impl Fn(usize) -> Option<Equation>) -> Vec<usize> {
+/// Checks `count` claims, a bounded number in each sum.
+fn bad_claims(count: usize, seed: &[u8; 32], claim: impl Fn(usize) -> Option<Challenged>) -> Vec<usize> {
     let mut bad = Vec::new();
     for start in (0..count).step_by(EQUATION_CLAIMS_MAX) {
         let end = count.min(start + EQUATION_CLAIMS_MAX);
         let mut indexes = Vec::with_capacity(end - start);
-        let mut equations = Vec::with_capacity(end - start);
+        let mut claims = Vec::with_capacity(end - start);
         for index in start..end {
             match claim(index) {
-                Some(equation) => {
+                Some(challenged) => {
                     indexes.push(index);
-                    equations.push(equation);
+                    claims.push(challenged);
                 }
                 None => bad.push(index),
             }
         }
-        let mut failed = Vec::new();
-        if equations.len() <= SINGLES_MAX {
-            failed.extend((0..equations.len()).filter(|place| !equations[*place].holds()));
-        } else {
-            let sum = WeightedSum::new(&equations, seed);
-            let all = 0..equations.len();
-            sum.find_failed(all.clone(), &sum.residue(all), &mut failed);
+        let coefficients = coefficients(&claims, seed);
+        if claims.len() < LANES_CLAIMS_MIN || all_hold_in_lanes(&claims, &coefficients) != Some(true) {
+            bad.extend(failed_claims(&claims, &coefficients).into_iter().map(|place| indexes[place]));
         }
-        bad.extend(failed.into_iter().map(|place| indexes[place]));
     }
     bad.sort_unstable();
     bad
 }
 
-/// The terms of the batch equation, laid out so that any run of claims is a run of terms.
-struct WeightedSum<'a> {
-    equations: &'a [Equation],
-    /// Rᵢ, Aᵢ of each claim and their scalars zᵢ, zᵢkᵢ.
-    points: Vec<EdwardsPoint>,
-    scalars: Vec<Scalar>,
-    /// −zᵢsᵢ of each claim.
-    base_scalars: Vec<Scalar>,
+/// Whether all claims hold, on vector lanes; `None` where there are none.
+fn all_hold_in_lanes(claims: &[Challenged], coefficients: &[Coefficient]) -> Option<bool> {
+    if !lanes::is_available() {
+        return None;
+    }
+    let mut commitments = Vec::with_capacity(claims.len());
+    let mut keys = Vec::with_capacity(claims.len() + 1);
+    let mut base_scalar = Scalar::ZERO;
+    for (claim, coefficient) in claims.iter().zip(coefficients) {
+        let scalar = coefficient.scalar();
+        commitments.push(Term { point: claim.commitment, digits: coefficient.0 });
+        let digits = signed_digits((scalar * claim.challenge).as_bytes());
+        keys.push(Term { point: claim.key, digits });
+        base_scalar -= scalar * claim.response;
+    }
+    let digits = signed_digits(base_scalar.as_bytes());
+    keys.push(Term { point: ED25519_BASEPOINT_COMPRESSED.to_bytes(), digits });
+    lanes::sums_to_identity(&commitments, &keys)
 }
 
-impl<'a> WeightedSum<'a> {
-    fn new(equations: &'a [Equation], seed: &[u8; 32]) -> Self {
-        let mut points = Vec::with_capacity(2 * equations.len());
-        let mut scalars = Vec::with_capacity(2 * equations.len());
-        let mut base_scalars = Vec::with_capacity(equations.len());
-        for (equation, coefficient) in equations.iter().zip(coefficients(equations, seed)) {
-            points.extend([equation.commitment, equation.key]);
-            scalars.extend([coefficient, coefficient * equation.challenge]);
-            base_scalars.push(-(coefficient * equation.response));
+/// The places of the claims that do not hold, by the general code.
+fn failed_claims(claims: &[Challenged], coefficients: &[Coefficient]) -> Vec<usize> {
+    let mut failed = Vec::new();
+    let (mut places, mut equations, mut scalars) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, (claim, coefficient)) in claims.iter().zip(coefficients).enumerate() {
+        match Equation::of(claim) {
+            Some(equation) => {
+                places.push(place);
+                equations.push(equation);
+                scalars.push(coefficient.scalar());
+            }
+            None => failed.push(place),
         }
-        Self { equations, points, scalars, base_scalars }
     }
+    failed.extend(equation::failed(&equations, &scalars).into_iter().map(|among| places[among]));
+    failed
+}
 
-    /// Eight times the sum over the claims in `range`: the identity if all of them hold.
-    fn residue(&self, range: Range<usize>) -> EdwardsPoint {
-        let base_scalar: Scalar = self.base_scalars[range.clone()].iter().sum();
-        let terms = 2 * range.start..2 * range.end;
-        EdwardsPoint::vartime_multiscalar_mul(
-            once(&base_scalar).chain(&self.scalars[terms.clone()]),
-            once(&ED25519_BASEPOINT_POINT).chain(&self.points[terms]),
-        )
-        .mul_by_cofactor()
-    }
+/// A coefficient z = Σ digits\[i\]·256ⁱ: as many values as 128 bits have, and no digit beyond the sixteenth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Coefficient([i8; SHORT_DIGITS]);
 
-    /// Halves `range`, whose residue is given, down to its bad claims.
-    fn find_failed(&self, range: Range<usize>, residue: &EdwardsPoint, failed: &mut Vec<usize>) {
-        if residue.is_identity() {
-            return;
+impl Coefficient {
+    fn scalar(&self) -> Scalar {
+        // A negative digit is its byte less 256, which is one in the next place.
+        let (mut bytes, mut borrowed) = ([0; 32], [0; 32]);
+        for (place, digit) in self.0.iter().enumerate() {
+            bytes[place] = digit.cast_unsigned();
+            borrowed[place + 1] = u8::from(*digit < 0);
         }
-        if range.len() <= SINGLES_MAX {
-            failed.extend(range.filter(|place| !self.equations[*place].holds()));
-            return;
-        }
-        let middle = range.start + range.len() / 2;
-        let left = self.residue(range.start..middle);
-        self.find_failed(range.start..middle, &left, failed);
-        self.find_failed(middle..range.end, &(residue - left), failed);
+        Scalar::from_bytes_mod_order(bytes) - Scalar::from_bytes_mod_order(borrowed)
     }
 }
 
-/// 128-bit coefficients that nobody knows before the claims and the seed are fixed: the challenge binds R, A and the
-/// message, so it and s stand for the claim.
-fn coefficients(equations: &[Equation], seed: &[u8; 32]) -> impl Iterator<Item = Scalar> + use<> {
-    let mut transcript = Vec::with_capacity(64 * equations.len());
-    for equation in equations {
-        transcript.extend_from_slice(equation.challenge.as_bytes());
-        transcript.extend_from_slice(equation.response.as_bytes());
+/// Coefficients that nobody knows before the claims and the seed are fixed: the challenge binds R, A and the message,
+/// so it and s stand for the claim.
+fn coefficients(claims: &[Challenged], seed: &[u8; 32]) -> Vec<Coefficient> {
+    let mut transcript = Vec::with_capacity(64 * claims.len());
+    for claim in claims {
+        transcript.extend_from_slice(claim.challenge.as_bytes());
+        transcript.extend_from_slice(claim.response.as_bytes());
     }
     let mut hasher = blake3::Hasher::new_keyed(seed);
     hasher.update(COEFFICIENT_DOMAIN);
     hasher.update(&transcript);
-    let mut stream = vec![0; 16 * equations.len()];
+    let mut stream = vec![0; SHORT_DIGITS * claims.len()];
     hasher.finalize_xof().fill(&mut stream);
-    let (chunks, _) = stream.as_chunks::<16>();
-    let numbers: Vec<u128> = chunks.iter().map(|chunk| u128::from_le_bytes(*chunk)).collect();
-    numbers.into_iter().map(Scalar::from)
+    let (chunks, _) = stream.as_chunks::<SHORT_DIGITS>();
+    chunks.iter().map(|chunk| Coefficient(chunk.map(u8::cast_signed))).collect()
 }
 
 #[cfg(test)]
@@ -212,6 +211,8 @@ mod tests {
     use crate::hash::BlockId;
     use crate::payment::PaymentBody;
     use crate::{AccountId, Amount, BlockHeader, ReceiptsRoot, Sequence, StateRoot, TokenId, ValidatorIndex};
+    use curve25519_dalek::constants::EIGHT_TORSION;
+    use curve25519_dalek::edwards::EdwardsPoint;
     use ed25519_dalek::{Signer, SigningKey};
 
     const GENESIS: GenesisId = GenesisId([3; 32]);
@@ -327,10 +328,10 @@ mod tests {
     #[test]
     fn coefficients_depend_on_the_seed_and_on_every_claim() {
         let sums = |payments: &[Payment], seed: [u8; 32]| {
-            let equations: Vec<Equation> = (payments.iter())
-                .map(|p| Equation::of(&p.signer(), &p.signed_bytes(&GENESIS), &p.signature()).unwrap())
+            let claims: Vec<Challenged> = (payments.iter())
+                .map(|p| Challenged::of(&p.signer(), &p.signed_bytes(&GENESIS), &p.signature()).unwrap())
                 .collect();
-            coefficients(&equations, &seed).collect::<Vec<_>>()
+            coefficients(&claims, &seed)
         };
         let good = payments(3);
         let first = sums(&good, [1; 32]);
@@ -339,5 +340,88 @@ mod tests {
         let mut other = good;
         other[2] = flip(&other[2], 80);
         assert_ne!(first[0], sums(&other, [1; 32])[0]);
+    }
+
+    /// Signatures under keys and commitments with every pair of small-order components, all valid by ZIP-215.
+    fn torsion_claims(count: usize) -> Vec<Challenged> {
+        let encode = |secret: Scalar, torsion: usize| {
+            (EdwardsPoint::mul_base(&secret) + EIGHT_TORSION[torsion]).compress().to_bytes()
+        };
+        (0..count)
+            .map(|number| {
+                let (secret, nonce) = (Scalar::from(number as u64 + 2).invert(), Scalar::from(7 * number as u64 + 3));
+                let (key, commitment) = (encode(secret, number % 8), encode(nonce, number / 8 % 8));
+                let mut signature = [0; 64];
+                signature[..32].copy_from_slice(&commitment);
+                let hash = Sha512::new().chain_update(commitment).chain_update(key).chain_update(b"pay").finalize();
+                let challenge = Scalar::from_bytes_mod_order_wide(&hash.into());
+                signature[32..].copy_from_slice((nonce + challenge * secret).as_bytes());
+                Challenged::of(&PublicKey(key), b"pay", &SignatureBytes(signature)).unwrap()
+            })
+            .collect()
+    }
+
+    fn in_lanes(claims: &[Challenged], seed: u8) -> Option<bool> {
+        all_hold_in_lanes(claims, &coefficients(claims, &[seed; 32]))
+    }
+
+    #[test]
+    fn lanes_confirm_what_holds_whatever_its_number_and_torsion() {
+        for count in [1, 2, 3, 7, 8, 9, 16, 17, 100, 199, 200, 201, 512, 1_024] {
+            let verdict = in_lanes(&torsion_claims(count), count as u8);
+            assert_eq!(verdict, lanes::is_available().then_some(true), "{count} claims");
+        }
+        assert_eq!(in_lanes(&[], 1), lanes::is_available().then_some(true));
+    }
+
+    #[test]
+    fn lanes_do_not_confirm_a_batch_with_one_spoiled_claim() {
+        for (round, place) in [0, 7, 8, 100, 255, 299].into_iter().enumerate() {
+            let spoil: [fn(&mut Challenged); 5] = [
+                |claim| claim.response += Scalar::ONE,
+                |claim| claim.challenge += Scalar::ONE,
+                |claim| claim.commitment[0] ^= 1,
+                |claim| claim.key[31] ^= 0x80,
+                // y = 2 is on no point of the curve.
+                |claim| claim.key = signed_number(2),
+            ];
+            for (kind, spoil) in spoil.into_iter().enumerate() {
+                let mut claims = torsion_claims(300);
+                spoil(&mut claims[place]);
+                let verdict = in_lanes(&claims, round as u8);
+                assert_eq!(verdict, lanes::is_available().then_some(false), "place {place}, kind {kind}");
+                let coefficients = coefficients(&claims, &[9; 32]);
+                assert_eq!(failed_claims(&claims, &coefficients), vec![place], "place {place}, kind {kind}");
+            }
+        }
+    }
+
+    fn signed_number(number: u8) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[0] = number;
+        bytes
+    }
+
+    #[test]
+    fn a_coefficient_is_the_sum_of_its_digits() {
+        for digits in [[0; 16], [127; 16], [-128; 16], [-1; 16], std::array::from_fn(|place| (37 * place) as u8 as i8)] {
+            let by_horner = digits.iter().rev().fold(Scalar::ZERO, |sum, digit: &i8| {
+                let magnitude = Scalar::from(digit.unsigned_abs());
+                sum * Scalar::from(256u32) + if *digit < 0 { -magnitude } else { magnitude }
+            });
+            assert_eq!(Coefficient(digits).scalar(), by_horner, "{digits:?}");
+        }
+    }
+
+    #[test]
+    fn signed_digits_make_up_the_number() {
+        for number in [Scalar::ZERO, Scalar::ONE, -Scalar::ONE, Scalar::from(128u8), -Scalar::from(u128::MAX)] {
+            let digits = signed_digits(number.as_bytes());
+            let sum = digits.iter().rev().fold(Scalar::ZERO, |sum, digit| {
+                let magnitude = Scalar::from(digit.unsigned_abs());
+                sum * Scalar::from(256u32) + if *digit < 0 { -magnitude } else { magnitude }
+            });
+            assert_eq!(sum, number);
+        }
     }
 }
