@@ -1,10 +1,11 @@
 //! Carries out a scenario's faults at their times, undoes each, and watches the fallen come back.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use zeni_consensus::Mode;
 use zeni_schemas::request::{NodeInfo, Reply, Request};
 
@@ -46,29 +47,110 @@ pub struct FaultRecord {
     pub began_us: u64,
     /// When the processes were started again (or went on).
     pub ended_us: u64,
+    /// False if the run was over before that; the times are then the scenario's as far as they were still to come.
+    pub undone: bool,
     /// The longest that one of them took until it was active and within one block of the head; `None` if one never was.
     pub resync_s: Option<f64>,
     /// Processes that had to be killed because they did not stop.
     pub unwilling: Vec<String>,
 }
 
+impl FaultRecord {
+    /// A fault of which nothing has happened yet.
+    fn planned(fault: Fault) -> Self {
+        let (began_us, ended_us) = (fault.at_s * 1_000_000, fault.end_s() * 1_000_000);
+        Self { fault, began_us, ended_us, undone: false, resync_s: None, unwilling: Vec::new() }
+    }
+}
+
+/// A record that its fault's task writes and that outlives the task.
+type SharedRecord = Arc<std::sync::Mutex<FaultRecord>>;
+
+/// The faults of a storm, each on its way.
+#[derive(Debug, Default)]
+pub struct Faults {
+    tasks: JoinSet<Result<(), NetworkError>>,
+    records: Vec<SharedRecord>,
+}
+
+impl Faults {
+    /// Sets every fault on its way. They go no further once this is dropped.
+    pub fn start(scene: &Scene, faults: &[Fault]) -> Self {
+        let mut all = Self::default();
+        for fault in faults {
+            let record = Arc::new(std::sync::Mutex::new(FaultRecord::planned(fault.clone())));
+            all.tasks.spawn(carry_out(scene.clone(), fault.clone(), Arc::clone(&record)));
+            all.records.push(record);
+        }
+        all
+    }
+
+    /// A record of every fault in the order of their times, and in words which of them were not over by `deadline`:
+    /// these are cut off.
+    pub async fn end(mut self, deadline: tokio::time::Instant) -> Result<(Vec<FaultRecord>, Vec<String>), FaultError> {
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended??;
+            }
+            Ok::<_, FaultError>(())
+        };
+        if let Ok(ended) = tokio::time::timeout_at(deadline, all).await {
+            ended?;
+        }
+        self.tasks.shutdown().await;
+        let mut records: Vec<FaultRecord> = self.records.iter().map(|record| locked(record).clone()).collect();
+        records.sort_by_key(|record| record.began_us);
+        let failures = records.iter().filter_map(FaultRecord::not_over).collect();
+        Ok((records, failures))
+    }
+}
+
+impl FaultRecord {
+    fn not_over(&self) -> Option<String> {
+        let Fault { kind, targets, at_s, .. } = &self.fault;
+        let what = if self.undone { "its targets were back" } else { "it was undone" };
+        let over = self.resync_s.is_some();
+        (!over).then(|| format!("the {kind} of {} at {at_s} s: the run was over before {what}", targets.join(", ")))
+    }
+}
+
+/// Why faults could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("a fault's task ended unexpectedly: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+fn locked(record: &SharedRecord) -> std::sync::MutexGuard<'_, FaultRecord> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits for the fault's time, carries it out, undoes it and waits until its targets are back.
-pub async fn carry_out(scene: Scene, fault: Fault) -> Result<FaultRecord, NetworkError> {
+async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(), NetworkError> {
     tokio::time::sleep_until(scene.clock.instant(fault.at_s * 1_000_000).into()).await;
     watch::note_fsyncs(&scene, &fault.targets).await;
     let began_us = scene.clock.now_us();
+    locked(&record).began_us = began_us;
     let unwilling = begin(&scene, &fault).await?;
+    locked(&record).unwilling = unwilling;
     let end_us = began_us + fault.duration_s * 1_000_000;
     tokio::time::sleep_until(scene.clock.instant(end_us).into()).await;
     let ended_us = scene.clock.now_us();
     end(&scene, &fault).await?;
+    {
+        let mut record = locked(&record);
+        (record.ended_us, record.undone) = (ended_us, true);
+    }
     tracing::info!(kind = %fault.kind, targets = ?fault.targets, "fault undone");
     let mut resync_s = Some(0.0f64);
     for target in &fault.targets {
         let back = come_back(&scene, target, ended_us).await;
         resync_s = resync_s.zip(back).map(|(longest, this)| longest.max(this));
     }
-    Ok(FaultRecord { fault, began_us, ended_us, resync_s, unwilling })
+    locked(&record).resync_s = resync_s;
+    Ok(())
 }
 
 /// Harms all targets at once, and waits until those that are to end have ended.
@@ -114,7 +196,8 @@ async fn end(scene: &Scene, fault: &Fault) -> Result<(), ProcessError> {
     Ok(())
 }
 
-/// Looks at a process until it is back; `None` when the storm's time is over first (the future is dropped then).
+/// Looks at a process until it is back, without end: the future is dropped when the run is over first. `None` if there is
+/// nothing to look at.
 async fn come_back(scene: &Scene, target: &str, started_us: u64) -> Option<f64> {
     if target == API_SERVER {
         return api_server_ready(scene, started_us).await;
@@ -161,5 +244,71 @@ pub async fn node_info(link: &Link, deadline: Duration) -> Result<NodeInfo, crat
     match link.ask(&Request::Node, deadline).await? {
         Reply::Node(info) => Ok(info),
         other => Err(crate::delivery::Failure::Fatal(format!("{} answers with {other:?}", link.node.name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::Book;
+    use crate::link;
+    use crate::prepare::{Parameters, prepare};
+    use crate::scenario::FaultKind;
+    use crate::tracker::Tracker;
+    use zeni_schemas::Role;
+
+    /// A scene with one node, which nobody ever reaches.
+    fn scene_of_a_node_that_is_gone(root: &std::path::Path) -> Scene {
+        let parameters =
+            Parameters { seed: 1, accounts: 20, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 };
+        let prepared = prepare(root, &parameters, 1_760_000_000_000).unwrap();
+        let plan = prepared.plan();
+        let key = plan.role_key(crate::plan::Role::Submitter);
+        let endpoint = link::dialler(&key, prepared.genesis_id, Role::Client).unwrap();
+        let quic = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+        let node = link::NodeAddress { name: "node-1".into(), quic, key: prepared.genesis.validators[0].key };
+        let network = Network {
+            directory: root.to_path_buf(),
+            genesis_file: root.join("genesis.toml"),
+            nodes: vec![node.clone()],
+            api: None,
+            members: Vec::new(),
+        };
+        let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(20)));
+        Scene {
+            network: Arc::new(Mutex::new(network)),
+            meter: Arc::default(),
+            links: vec![Link::new(node, endpoint)],
+            tracker: Arc::new(std::sync::Mutex::new(tracker)),
+            http: Http::default(),
+            api: None,
+            clock: StormClock::starting_in(Duration::ZERO),
+            patience: Duration::from_secs(1),
+        }
+    }
+
+    fn fault(at_s: u64) -> Fault {
+        Fault { kind: FaultKind::Pause, targets: vec!["node-1".into()], at_s, duration_s: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_fault_whose_target_never_comes_back_keeps_its_record_and_is_a_failure() {
+        let root = tempfile::tempdir().unwrap();
+        let faults = Faults::start(&scene_of_a_node_that_is_gone(root.path()), &[fault(0)]);
+        while !locked(&faults.records[0]).undone {
+            tokio::task::yield_now().await;
+        }
+        let (records, failures) = faults.end(tokio::time::Instant::now()).await.unwrap();
+        assert_eq!(records.iter().map(|record| (record.undone, record.resync_s)).collect::<Vec<_>>(), [(true, None)]);
+        assert_eq!(failures, ["the pause of node-1 at 0 s: the run was over before its targets were back"]);
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_never_began_keeps_its_record_and_is_a_failure() {
+        let root = tempfile::tempdir().unwrap();
+        let faults = Faults::start(&scene_of_a_node_that_is_gone(root.path()), &[fault(3_600)]);
+        let (records, failures) = faults.end(tokio::time::Instant::now()).await.unwrap();
+        assert_eq!(records, [FaultRecord::planned(fault(3_600))]);
+        assert_eq!(failures, ["the pause of node-1 at 3600 s: the run was over before it was undone"]);
     }
 }

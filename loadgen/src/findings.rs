@@ -167,7 +167,7 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
         targets: record.fault.targets.clone(),
         at_s: record.began_us as f64 / 1e6,
         duration_s: (record.ended_us - record.began_us) as f64 / 1e6,
-        dip_ratio: dip.filter(|_| dip_defined),
+        dip_ratio: dip.filter(|_| dip_defined && record.undone),
         resync_s: record.resync_s,
         dip_defined,
     }

@@ -191,6 +191,14 @@ impl Report {
             let root = state.is_none_or(|state| verified.state_root == state.state_root);
             must(root, format!("node verify finds the state root {} of {}", verified.state_root, verified.node));
         }
+        // Thresholds look only at faults that are here; one that is missing must not pass them.
+        let (found, planned) = (self.faults.len(), self.settings.faults.len());
+        must(found == planned, format!("{found} of {planned} faults are recorded"));
+        for fault in &self.faults {
+            let back =
+                format!("resync_s of the {} at {} s is unknown: not all targets came back", fault.kind, fault.at_s);
+            must(fault.resync_s.is_some(), back);
+        }
         failures.extend(self.broken_thresholds());
         for failure in failures {
             // Judging a stored report again must not tell everything twice.
@@ -232,7 +240,8 @@ impl Report {
         most("accepted p99 in ms".into(), accepted.map(|found| found.p99), thresholds.accepted_p99_ms_max);
         let included = self.latency_ms.included;
         most("included p99 in ms".into(), included.map(|found| found.p99), thresholds.included_p99_ms_max);
-        for fault in &self.faults {
+        // One without a figure has failed already, whether the scenario bounds it or not.
+        for fault in self.faults.iter().filter(|fault| fault.resync_s.is_some()) {
             let name = format!("resync_s of the {} at {} s", fault.kind, fault.at_s);
             most(name.clone(), fault.resync_s, thresholds.resync_s_max);
             let outage = thresholds.resync_below_outage.then_some(fault.duration_s);
@@ -391,6 +400,20 @@ mod tests {
             let failures = judged(change);
             assert!(failures.iter().any(|failure| failure.contains(word)), "{word}: {failures:?}");
         }
+    }
+
+    #[test]
+    fn a_fault_without_a_record_or_without_an_end_fails_also_without_thresholds() {
+        let without = |change: fn(&mut Report)| {
+            judged(|report| {
+                report.settings.thresholds = crate::scenario::Thresholds::default();
+                change(report);
+            })
+        };
+        assert_eq!(without(|_| {}), Vec::<String>::new());
+        assert_eq!(without(|report| report.faults.clear()), ["0 of 1 faults are recorded"]);
+        let unknown = "resync_s of the kill at 20 s is unknown: not all targets came back";
+        assert_eq!(without(|report| report.faults[0].resync_s = None), [unknown]);
     }
 
     #[test]

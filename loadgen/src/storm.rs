@@ -14,7 +14,7 @@ use crate::audit::{self, AuditError, Verified};
 use crate::book::Book;
 use crate::clock;
 use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
-use crate::faults::{self, FaultRecord, Scene};
+use crate::faults::{FaultError, Faults, Scene};
 use crate::findings::{self, Findings};
 use crate::follow;
 use crate::html;
@@ -61,6 +61,8 @@ pub enum StormError {
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
     #[error(transparent)]
+    Fault(#[from] FaultError),
+    #[error(transparent)]
     Audit(#[from] AuditError),
     #[error("{action} {}: {error}", path.display())]
     File { action: &'static str, path: PathBuf, error: io::Error },
@@ -93,7 +95,10 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     let settle = if failures.is_empty() { Duration::from_secs(run.scenario.timeouts.settle_s) } else { BREATH };
     let settle_until = deadline.min(Instant::now() + settle);
     let settled = audit::settle(&run.scene, &run.book, settle_until).await;
-    let faults = run.end_faults(settle_until.max(Instant::now() + BREATH).min(deadline)).await?;
+    // What was cut off is recorded and counts as failed, so that no threshold is passed by a fault without an end.
+    let faults_until = settle_until.max(Instant::now() + BREATH).min(deadline);
+    let (faults, cut_off) = std::mem::take(&mut run.faults).end(faults_until).await?;
+    failures.extend(cut_off);
     let balances = match audit::balances(&run.scene.links, &prepared.plan()).await {
         Ok(balances) => balances,
         Err(error) => {
@@ -128,7 +133,7 @@ pub struct Run {
     pub scene: Scene,
     pub dispatch: Arc<Dispatch>,
     stage: Stage,
-    faults: JoinSet<Result<FaultRecord, NetworkError>>,
+    faults: Faults,
     follower: JoinSet<()>,
 }
 
@@ -163,14 +168,12 @@ impl Run {
         let first = scenario.watched_place();
         follower.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
         let genesis = prepared.genesis.clone();
-        Self { scenario, genesis, book, scene, dispatch, stage, faults: JoinSet::new(), follower }
+        Self { scenario, genesis, book, scene, dispatch, stage, faults: Faults::default(), follower }
     }
 
     /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
     async fn storm(&mut self, deadline: Instant) -> Result<Vec<String>, StormError> {
-        for fault in &self.scenario.faults {
-            self.faults.spawn(faults::carry_out(self.scene.clone(), fault.clone()));
-        }
+        self.faults = Faults::start(&self.scene, &self.scenario.faults);
         let pacer = Pacer::new(self.scenario.phases.clone(), self.book.len());
         let book = Arc::clone(&self.book);
         tokio::select! {
@@ -187,23 +190,6 @@ impl Run {
             error = watch::watch(self.scene.clone(), &book) => Ok(vec![error.to_string()]),
             () = sleep_until(wait) => Ok(Vec::new()),
         }
-    }
-
-    /// What the faults did; one that is not over by `deadline` is cut off.
-    async fn end_faults(&mut self, deadline: Instant) -> Result<Vec<FaultRecord>, StormError> {
-        let mut records = Vec::new();
-        let all = async {
-            while let Some(ended) = self.faults.join_next().await {
-                records.push(ended??);
-            }
-            Ok::<_, StormError>(())
-        };
-        match tokio::time::timeout_at(deadline, all).await {
-            Ok(ended) => ended?,
-            Err(_) => self.faults.abort_all(),
-        }
-        records.sort_by_key(|record| record.began_us);
-        Ok(records)
     }
 
     /// Takes the last readings, stops what was started here, and verifies the data if the scenario says so.
