@@ -1,62 +1,86 @@
-//! `api-server run --config FILE`: see the library for what it does.
+//! The `api-server` command: see the library for what it does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use zeni_api_server::config::{Config, Log, LogFormat};
-use zeni_api_server::run::{check, run};
+use zeni_api_server::run::{Checked, check, run};
 
-#[derive(Parser)]
-#[command(name = "api-server", version, about = "Follows a Zeni ledger and answers HTTP")]
-struct Cli {
+/// Something failed.
+const FAILED: u8 = 1;
+/// Config, genesis and key do not go together; also what clap says of wrong arguments.
+const MISCONFIGURED: u8 = 2;
+
+/// The API server of a Zeni ledger: follows the chain of its nodes, executes it itself, and answers HTTP.
+///
+/// Exit codes: 0 stopped by SIGTERM or SIGINT (or the config is in order), 1 failed, 2 misconfigured.
+#[derive(Debug, Parser)]
+#[command(name = "api-server", version)]
+struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves until SIGTERM.
-    Run(Run),
+    /// Serve until SIGTERM or SIGINT.
+    Run {
+        /// The server's TOML config; `deploy/api-server.toml` explains every field.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only read and check config, genesis and key, and say whether they are in order.
+        #[arg(long)]
+        check_config: bool,
+    },
 }
 
-#[derive(Args)]
-struct Run {
-    /// The TOML config.
-    #[arg(long)]
-    config: PathBuf,
-    /// Only checks the config and the files that it names.
-    #[arg(long)]
-    check_config: bool,
-}
+/// What to exit with, and what to say.
+type Exit = (u8, String);
 
 fn main() -> ExitCode {
-    let Command::Run(command) = Cli::parse().command;
-    match start(&command) {
+    let Command::Run { config, check_config } = Arguments::parse().command;
+    match load(&config).and_then(|loaded| start(&config, loaded, check_config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "the api-server ends");
-            eprintln!("api-server: {error}");
-            ExitCode::FAILURE
+        Err((code, text)) => {
+            eprintln!("api-server: {text}");
+            ExitCode::from(code)
         }
     }
 }
 
-fn start(command: &Run) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::load(&command.config)?;
+/// Everything that a start reads before it touches data or network.
+fn load(config: &Path) -> Result<(Checked, EnvFilter), Exit> {
+    let config = Config::load(config).map_err(misconfigured)?;
     let filter = EnvFilter::try_new(&config.log.filter).map_err(|error| {
-        format!("log.filter {:?} is no filter: {error}; write info or module=level", config.log.filter)
+        let text = format!("log.filter {:?} is no filter: {error}; write info or module=level", config.log.filter);
+        (MISCONFIGURED, text)
     })?;
-    let log = config.log.clone();
-    let checked = check(config)?;
-    if command.check_config {
-        println!("the config is good: genesis {}, {} nodes", checked.genesis.id(), checked.nodes.len());
+    Ok((check(config).map_err(misconfigured)?, filter))
+}
+
+fn start(config: &Path, (checked, filter): (Checked, EnvFilter), check_only: bool) -> Result<(), Exit> {
+    if check_only {
+        let (genesis, nodes) = (checked.genesis.id(), checked.nodes.len());
+        println!("{} is in order: genesis {genesis}, {nodes} nodes", config.display());
         return Ok(());
     }
-    begin_log(&log, filter);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("api").build()?;
-    Ok(runtime.block_on(run(checked))?)
+    begin_log(&checked.config.log, filter);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("api").build();
+    let ended = runtime.map_err(failed)?.block_on(run(checked));
+    ended.map_err(|error| {
+        tracing::error!(%error, "the api-server ends");
+        failed(error)
+    })
+}
+
+fn misconfigured(error: impl std::error::Error) -> Exit {
+    (MISCONFIGURED, error.to_string())
+}
+
+fn failed(error: impl std::error::Error) -> Exit {
+    (FAILED, error.to_string())
 }
 
 fn begin_log(log: &Log, filter: EnvFilter) {

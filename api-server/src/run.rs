@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
 use zeni_client::wallet::{Key, KeyFileError};
@@ -25,11 +25,7 @@ use crate::routes::{metrics_router, router};
 use crate::server::Server;
 use crate::store::{self, LedgerError};
 use crate::submissions::Submissions;
-
-/// Buckets of latency histograms, in seconds.
-const SECONDS_BUCKETS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-/// Between two rounds in which the metrics recorder folds what it gathered.
-const UPKEEP: Duration = Duration::from_secs(5);
+use crate::telemetry::record_metrics;
 
 /// Why the server does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -203,20 +199,4 @@ fn local_address(nodes: &[NodeAddress]) -> SocketAddr {
     let all_v6 = nodes.iter().all(|node| node.address.starts_with('['));
     let ip = if all_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     SocketAddr::new(ip, 0)
-}
-
-/// Installs the recorder, which is the process's only one.
-fn record_metrics() -> Result<PrometheusHandle, RunError> {
-    let builder = PrometheusBuilder::new();
-    let builder = builder.set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?;
-    let handle = builder.install_recorder()?;
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(UPKEEP);
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
-        }
-    });
-    Ok(handle)
 }

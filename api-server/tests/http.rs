@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Request as HttpRequest;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use support::fake_node::{Answer, FakeNode, nowhere};
 use support::harness::Harness;
@@ -260,6 +261,18 @@ async fn readiness_follows_the_progress() {
     assert_eq!(harness.get("/readyz").await.status, 200);
     harness.api.progress.advance(5, 7);
     assert_eq!(harness.get("/readyz").await.problem(), (503, "not_ready".into()));
+}
+
+#[tokio::test]
+async fn each_scrape_tells_what_the_process_uses() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _local = metrics::set_default_local_recorder(&recorder);
+    let harness = Harness::new(&Arc::new(World::new()), vec![nowhere(1)]);
+    assert_eq!(harness.get("/metrics").await.status, 200);
+    let page = recorder.handle().render();
+    for name in ["process_resident_memory_bytes ", "process_cpu_seconds ", "process_open_fds "] {
+        assert!(page.contains(name), "{name}: {page}");
+    }
 }
 
 #[tokio::test]

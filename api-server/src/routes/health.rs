@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::problem::Problem;
+use crate::process;
 
 pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
 
@@ -29,6 +30,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Result<Json<Value>, P
 
 /// GET /metrics, for Prometheus.
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    process::observe();
     metrics::gauge!("zeni_api_node_failovers").set(api.nodes.failovers() as f64);
     metrics::gauge!("zeni_api_submissions_remembered").set(api.submissions.len() as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render()).into_response()
