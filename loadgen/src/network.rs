@@ -227,7 +227,8 @@ impl Network {
     pub async fn init(&self) -> Result<(), NetworkError> {
         // One after the other: each holds the whole first state in memory.
         for member in &self.members[..self.nodes.len()] {
-            let arguments = ["init".into(), "--config".into(), member.config.display().to_string()];
+            let arguments =
+                ["init".into(), "--first-start".into(), "--config".into(), member.config.display().to_string()];
             member.process.run_well(&arguments, INIT).await?;
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use zeni_ledger::AccountId;
+use zeni_node::init::{Past, Standing};
 use zeni_node::inspect::{Wanted, inspect};
 use zeni_node::node::Failure;
 use zeni_node::run::RunError;
@@ -28,10 +29,17 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the data directory that the config names.
+    /// Make the data directory that the config names. Without --first-start the validator signs nothing until it is
+    /// re-admitted.
+    ///
+    /// An empty disk does not tell whether this validator has signed blocks before, and signing twice for a slot would
+    /// be equivocation. So on a disk that replaces a lost one: `node init`, then `node readmit`.
     Init {
         #[arg(long)]
         config: PathBuf,
+        /// No node has ever run with this validator's key on this ledger: let it sign at once.
+        #[arg(long)]
+        first_start: bool,
     },
     /// Run the node until SIGTERM.
     Run {
@@ -77,9 +85,16 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Init { config } => with_setup(&config, |setup| {
-            init::init(&setup).map_err(failed)?;
+        Command::Init { config, first_start } => with_setup(&config, |setup| {
+            let past = if first_start { Past::None } else { Past::Unknown };
+            let standing = init::init(&setup, past).map_err(failed)?;
             println!("{} now holds the ledger {}", setup.config.data.display(), setup.genesis.id());
+            if standing == Standing::FollowsOnly {
+                println!(
+                    "it has no safety record: the validator only follows until node readmit --config {}",
+                    config.display()
+                );
+            }
             Ok(())
         }),
         Command::Run { config, check_config: true } => with_setup(&config, |setup| {

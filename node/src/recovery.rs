@@ -28,7 +28,9 @@ pub struct Recovery {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    #[error("{directory} holds no ledger; make it one with: node init --config FILE")]
+    #[error(
+        "{directory} holds no ledger; make it one with: node init --config FILE (and --first-start if this validator has never run)"
+    )]
     NotInitialised { directory: String },
     #[error("the data directory: {0}")]
     Storage(StorageError),

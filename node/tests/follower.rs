@@ -89,7 +89,7 @@ async fn a_full_node_says_when_to_come_back_and_takes_the_payments_then() {
     let network = Network::new(1, 16, 200);
     let mut setup: Setup = network.setup(0);
     setup.config.limits.ingress_payments = 1_024;
-    init::init(&setup).unwrap();
+    init::init(&setup, init::Past::None).unwrap();
     let node = Node::start(setup).unwrap();
     let client = network.client(0).await;
     assert!(all_accepted(&client.submit_when_ready(vec![network.pay(0, 1, 120, 1)]).await));

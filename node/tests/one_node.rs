@@ -8,6 +8,7 @@ use kit::{Network, OPENING_BALANCE, account, all_accepted, remove_file, wait_unt
 use zeni_consensus::{Mode, Refusal, Verdict};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{AccountId, Amount, SignatureBytes, TokenId};
+use zeni_node::init::{Past, Standing};
 use zeni_node::{Setup, StartError, clock, init, readmit};
 use zeni_schemas::request::{Reply, Request, RequestError};
 
@@ -152,11 +153,49 @@ async fn a_node_that_lost_its_safety_record_only_follows_until_it_is_readmitted(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_a_replacement_disk_only_follows_until_it_is_readmitted() {
+    let network = Network::new(1, 2, 200);
+    network.start_new(0).stop().await.unwrap();
+    std::fs::remove_dir_all(network.path("data0")).unwrap();
+    assert_eq!(init::init(&network.setup(0), Past::Unknown).unwrap(), Standing::FollowsOnly);
+    let node = network.start(0);
+    assert_eq!(network.client(0).await.node().await.mode, Mode::FollowOnly);
+    node.stop().await.unwrap();
+    let record = readmit::readmit(&network.setup(0), clock::now()).unwrap();
+    let node = network.start(0);
+    let client = network.client(0).await;
+    assert!(all_accepted(&client.submit_when_ready(vec![network.pay(0, 1, 0, 9)]).await));
+    client.wait_for_balance(account(&network.accounts[1]), i128::from(OPENING_BALANCE) + 9).await;
+    assert!(client.node().await.slot > record.last_signed_slot);
+    node.stop().await.unwrap();
+}
+
+#[test]
+fn a_directory_that_holds_anything_gets_no_fresh_safety_record() {
+    let network = Network::new(1, 2, 200);
+    assert_eq!(init::init(&network.setup(0), Past::None).unwrap(), Standing::Signs);
+    // What is left if a directory is restored without the files that no backup holds.
+    for lost in ["identity", "safety"] {
+        remove_file(&network.path("data0"), lost);
+    }
+    std::fs::write(network.path("data0").join("chain-00000001.log"), b"").unwrap();
+    assert_eq!(init::init(&network.setup(0), Past::None).unwrap(), Standing::FollowsOnly);
+}
+
+#[test]
+fn an_initialisation_that_was_cut_off_keeps_the_record_that_it_wrote() {
+    let network = Network::new(1, 2, 200);
+    init::init(&network.setup(0), Past::None).unwrap();
+    remove_file(&network.path("data0"), "identity");
+    assert_eq!(init::init(&network.setup(0), Past::None).unwrap(), Standing::Signs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn below_the_disk_watermark_payments_are_refused_and_nothing_else() {
     let network = Network::new(1, 2, 200);
     let mut setup = network.setup(0);
     setup.config.limits.disk_watermark_bytes = 1 << 60;
-    init::init(&setup).unwrap();
+    init::init(&setup, Past::None).unwrap();
     let node = zeni_node::Node::start(setup).unwrap();
     let client = network.client(0).await;
     wait_until("the node notices its disk", async || {
@@ -172,8 +211,8 @@ async fn a_data_directory_is_made_once_and_belongs_to_one_ledger() {
     let network = Network::new(1, 2, 200);
     let refused = zeni_node::Node::start(network.setup(0)).unwrap_err();
     assert!(refused.to_string().contains("node init"), "{refused}");
-    init::init(&network.setup(0)).unwrap();
-    assert!(init::init(&network.setup(0)).is_err());
+    init::init(&network.setup(0), Past::None).unwrap();
+    assert!(init::init(&network.setup(0), Past::None).is_err());
     let other = Network::new(1, 3, 200);
     std::fs::write(
         other.path("other.toml"),

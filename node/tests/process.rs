@@ -72,7 +72,7 @@ async fn sigterm_seals_the_log_and_verify_confirms_it() {
     let refused = node(&["run", "--config", text(&config)]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("node init"));
-    assert!(node(&["init", "--config", text(&config)]).status.success());
+    assert!(node(&["init", "--first-start", "--config", text(&config)]).status.success());
     let process = Process::start(&config);
     let client = dial_when_up(&network, 0).await;
     assert!(all_accepted(&client.submit_when_ready((0..9).map(|n| network.pay(0, 1, n, 1)).collect()).await));
@@ -102,6 +102,19 @@ async fn sigterm_seals_the_log_and_verify_confirms_it() {
     assert_eq!((&told["height"], &told["head"]), (&json["height"], &json["block"]));
     assert_eq!(told["account"]["balances"][0]["balance"], (OPENING_BALANCE + 9).to_string(), "{told}");
     assert_eq!((&told["blocks_found"][0]["canonical"], &told["segments"][0]["sealed"]), (&true.into(), &true.into()));
+}
+
+#[test]
+fn init_says_that_the_validator_only_follows_unless_this_is_its_first_start() {
+    let network = Network::new(2, 2, 200);
+    let told = |number: usize, flags: &[&str]| {
+        let config = network.config(number, "");
+        let made = node(&[&["init", "--config", text(&config)], flags].concat());
+        assert!(made.status.success());
+        String::from_utf8(made.stdout).unwrap()
+    };
+    assert!(told(0, &[]).contains("node readmit --config"));
+    assert!(!told(1, &["--first-start"]).contains("readmit"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +157,7 @@ fn a_config_is_checked_without_touching_anything() {
 async fn a_killed_node_has_everything_that_it_accepted() {
     let network = Network::new(1, 2, 400);
     let config = network.config(0, "");
-    assert!(node(&["init", "--config", text(&config)]).status.success());
+    assert!(node(&["init", "--first-start", "--config", text(&config)]).status.success());
     let process = Process::start(&config);
     let client = dial_when_up(&network, 0).await;
     let mut accepted = 0;
@@ -165,7 +178,7 @@ async fn a_killed_node_has_everything_that_it_accepted() {
 async fn two_processes_cannot_share_a_data_directory() {
     let network = Network::new(1, 2, 200);
     let config = network.config(0, "");
-    assert!(node(&["init", "--config", text(&config)]).status.success());
+    assert!(node(&["init", "--first-start", "--config", text(&config)]).status.success());
     let first = Process::start(&config);
     let _client = dial_when_up(&network, 0).await;
     let (status, log) = Process::start(&config).wait().await;
@@ -181,7 +194,7 @@ async fn of_two_nodes_with_one_key_none_goes_on_unnoticed() {
     let twin = network.path("twin.toml");
     std::fs::write(&twin, network.config_text(0, "data-twin", "127.0.0.1:0", "")).unwrap();
     for config in [&config, &twin] {
-        assert!(node(&["init", "--config", text(config)]).status.success());
+        assert!(node(&["init", "--first-start", "--config", text(config)]).status.success());
     }
     let first = Process::start(&config);
     let _client = dial_when_up(&network, 0).await;

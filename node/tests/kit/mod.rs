@@ -124,7 +124,7 @@ impl Network {
 
     /// Initialises a node's data directory and starts it.
     pub fn start_new(&self, number: usize) -> Node {
-        init::init(&self.setup(number)).unwrap();
+        init::init(&self.setup(number), init::Past::None).unwrap();
         self.start(number)
     }
 
