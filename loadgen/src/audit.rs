@@ -115,7 +115,7 @@ pub fn all_equal(states: &[NodeState], nodes: usize) -> bool {
 }
 
 /// Asks every node where it stands, all at once; those that do not answer are left out.
-async fn states(scene: &Scene) -> Vec<NodeState> {
+pub async fn states(scene: &Scene) -> Vec<NodeState> {
     let mut asking = tokio::task::JoinSet::new();
     for (place, link) in scene.links.iter().cloned().enumerate() {
         asking.spawn(async move { (place, node_info(&link, LOOK_DEADLINE).await, link.node.name.clone()) });

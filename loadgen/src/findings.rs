@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api_audit::ApiState;
 use crate::audit::{Settled, Verified};
 use crate::clock;
 use crate::faults::FaultRecord;
@@ -23,6 +24,8 @@ pub struct Findings {
     pub settled: Settled,
     /// The receiver's balance as each node tells it.
     pub balances: Vec<i128>,
+    /// `None` if there is none, or if it could not be asked.
+    pub api_server: Option<ApiState>,
     pub verified: Vec<Verified>,
     pub faults: Vec<FaultRecord>,
     pub limit: Limit,
@@ -108,6 +111,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         expected_balance: expected.to_string(),
         nodes_state: findings.settled.states.clone(),
         nodes_equal: findings.settled.equal,
+        api_server: findings.api_server.clone(),
         verified: findings.verified.clone(),
         faults: findings.faults.iter().map(|record| fault_report(run, record, &loads, slots)).collect(),
         resends: texts(&outcome.resends),

@@ -6,6 +6,7 @@
 //! [`audit`] asks what came of it, [`measure`] computes, [`findings`] collects, and [`report`] judges. [`storm`] is the
 //! whole from beginning to end.
 
+pub mod api_audit;
 pub mod audit;
 pub mod book;
 pub mod chart;

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,12 +39,16 @@ pub struct Process {
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
+    /// Signals sent to the child that end it.
+    sent: Vec<Signal>,
+    /// Ends that these signals do not explain, or that were no clean ones; in words.
+    bad_ends: Vec<String>,
 }
 
 impl Process {
     /// A process that is not started yet. Its output is appended to `log`.
     pub fn new(name: String, leash: PathBuf, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name, leash, program, arguments, log, child: None }
+        Self { name, leash, program, arguments, log, child: None, sent: Vec::new(), bad_ends: Vec::new() }
     }
 
     /// Its process id while it runs.
@@ -62,11 +66,20 @@ impl Process {
         // A process group of its own: Ctrl-C on the terminal reaches the load generator alone, which ends the rest.
         command.process_group(0).stdin(Stdio::null()).stdout(output).stderr(errors).kill_on_drop(true);
         self.child = Some(command.spawn().map_err(|error| self.error("starting", error))?);
+        self.sent.clear();
         Ok(())
     }
 
     /// Sends a signal; nothing happens if it does not run.
-    pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+    pub fn signal(&mut self, signal: Signal) -> Result<(), ProcessError> {
+        // An end before the signal is not the signal's doing.
+        if let Some(status) = self.ended()? {
+            self.note_end(status);
+            return Ok(());
+        }
+        if matches!(signal, Signal::TERM | Signal::KILL) {
+            self.sent.push(signal);
+        }
         let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return Ok(()) };
         kill_process(pid, signal).map_err(|error| self.error("signalling", error.into()))
     }
@@ -80,6 +93,7 @@ impl Process {
             Ok(status) => {
                 let status = status.map_err(|error| self.error("waiting for its end", error))?;
                 tracing::info!(process = self.name, "stopped: {status}");
+                self.note_end(status);
                 true
             }
             Err(_) => false,
@@ -96,22 +110,44 @@ impl Process {
         self.signal(Signal::KILL)?;
         if let Some(child) = &mut self.child {
             let ended = child.wait().await;
-            ended.map_err(|error| self.error("waiting for its end", error))?;
+            let status = ended.map_err(|error| self.error("waiting for its end", error))?;
+            self.note_end(status);
         }
-        self.child = None;
         Ok(())
     }
 
     /// An error if it was started and has ended although nobody asked it to.
     pub fn check(&mut self) -> Result<(), ProcessError> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        match child.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => {
+        match self.ended()? {
+            None => Ok(()),
+            Some(status) => {
                 self.child = None;
                 Err(ProcessError::Ended { name: self.name.clone(), status, log: self.log.clone() })
             }
-            Err(error) => Err(self.error("looking after it", error)),
+        }
+    }
+
+    /// Takes what [`Self::check`] did not tell: ends found while stopping, killing or signalling it that were not clean
+    /// and not by a signal from here; in words.
+    pub fn take_bad_ends(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.bad_ends)
+    }
+
+    /// Its status if it was started and has ended since it was looked at last.
+    fn ended(&mut self) -> Result<Option<ExitStatus>, ProcessError> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        child.try_wait().map_err(|error| self.error("looking after it", error))
+    }
+
+    fn note_end(&mut self, status: ExitStatus) {
+        self.child = None;
+        let explained = match status.signal() {
+            Some(signal) => self.sent.iter().any(|sent| sent.as_raw() == signal),
+            None => status.success() && self.sent.contains(&Signal::TERM),
+        };
+        if !explained {
+            let how = if self.sent.is_empty() { "ended by itself" } else { "did not end cleanly" };
+            self.bad_ends.push(format!("{} {how} ({status}); its last words are in {}", self.name, self.log.display()));
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api_audit::ApiState;
 use crate::audit::{NodeState, Verified};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::resources::Usage;
@@ -56,6 +57,9 @@ pub struct Report {
     pub expected_balance: String,
     pub nodes_state: Vec<NodeState>,
     pub nodes_equal: bool,
+    /// `null` if there is none, or if it did not answer.
+    #[serde(default)]
+    pub api_server: Option<ApiState>,
     pub verified: Vec<Verified>,
     pub faults: Vec<FaultReport>,
     /// Submissions that went out again, by reason.
@@ -182,6 +186,14 @@ impl Report {
         let right = self.receiver_balance.as_ref() == Some(&self.expected_balance);
         let balance = self.receiver_balance.as_deref().unwrap_or("unknown");
         must(right, format!("the receiver's balance is {balance} instead of {}", self.expected_balance));
+        if self.settings.has_api_server() {
+            let known = self.api_server.as_ref();
+            let level = known.is_some_and(|api| api.as_the_nodes);
+            must(level, "the API server's height, block or state root is not the nodes'".into());
+            let balance = known.map_or("unknown", |api| api.receiver_balance.as_str());
+            let right = balance == self.expected_balance;
+            must(right, format!("the API server tells the balance {balance} instead of {}", self.expected_balance));
+        }
         for verified in &self.verified {
             let state = self.nodes_state.iter().find(|state| state.node == verified.node);
             let behind = state.is_none_or(|state| verified.height >= state.height);
@@ -400,6 +412,21 @@ mod tests {
             let failures = judged(change);
             assert!(failures.iter().any(|failure| failure.contains(word)), "{word}: {failures:?}");
         }
+    }
+
+    #[test]
+    fn an_api_server_must_stand_with_the_nodes_and_tell_their_balance() {
+        let api = |report: &mut Report, change: fn(&mut ApiState)| change(report.api_server.as_mut().unwrap());
+        let failures = judged(|report| api(report, |api| api.as_the_nodes = false));
+        assert!(failures.len() == 1 && failures[0].contains("not the nodes'"), "{failures:?}");
+        let failures = judged(|report| api(report, |api| api.receiver_balance = "5000049999".into()));
+        assert!(failures.len() == 1 && failures[0].contains("5000049999"), "{failures:?}");
+        assert_eq!(judged(|report| report.api_server = None).len(), 2);
+        let without = judged(|report| {
+            report.settings.network.api_server = false;
+            report.api_server = None;
+        });
+        assert_eq!(without, Vec::<String>::new());
     }
 
     #[test]

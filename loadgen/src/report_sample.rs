@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api_audit::ApiState;
 use crate::audit::NodeState;
 use crate::latency::{CoursePoint, Percentiles};
 use crate::report::{
@@ -69,6 +70,13 @@ pub(crate) fn sample() -> Report {
         expected_balance: "5000050000".into(),
         nodes_state: vec![state("node-1"), state("node-2"), state("node-3")],
         nodes_equal: true,
+        api_server: Some(ApiState {
+            height: 20,
+            block: "ab".into(),
+            state_root: "cd".into(),
+            receiver_balance: "5000050000".into(),
+            as_the_nodes: true,
+        }),
         verified: Vec::new(),
         faults: vec![FaultReport {
             kind: "kill".into(),

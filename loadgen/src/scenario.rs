@@ -240,6 +240,14 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
+    /// Whether the network that this storm goes through has an API server.
+    pub fn has_api_server(&self) -> bool {
+        match &self.network.attach {
+            Some(attach) => attach.api_server.is_some(),
+            None => self.network.api_server,
+        }
+    }
+
     /// Reads and checks a scenario file.
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let text =

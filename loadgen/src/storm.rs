@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use zeni_ledger::Genesis;
 
+use crate::api_audit;
 use crate::audit::{self, AuditError, Verified};
 use crate::book::Book;
 use crate::clock;
@@ -94,21 +95,37 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     // A storm that broke down is looked at as it lies.
     let settle = if failures.is_empty() { Duration::from_secs(run.scenario.timeouts.settle_s) } else { BREATH };
     let settle_until = deadline.min(Instant::now() + settle);
-    let settled = audit::settle(&run.scene, &run.book, settle_until).await;
+    let (scene, plan) = (run.scene.clone(), prepared.plan());
+    let settled = run.watched(audit::settle(&scene, &run.book, settle_until), &mut failures).await;
+    let api_server = run.watched(api_audit::settle(&scene, &plan, settle_until), &mut failures).await;
     // What was cut off is recorded and counts as failed, so that no threshold is passed by a fault without an end.
     let faults_until = settle_until.max(Instant::now() + BREATH).min(deadline);
-    let (faults, cut_off) = std::mem::take(&mut run.faults).end(faults_until).await?;
+    let faults = std::mem::take(&mut run.faults).end(faults_until);
+    let (faults, cut_off) = run.watched(faults, &mut failures).await?;
     failures.extend(cut_off);
-    let balances = match audit::balances(&run.scene.links, &prepared.plan()).await {
-        Ok(balances) => balances,
-        Err(error) => {
-            failures.push(error.to_string());
-            Vec::new()
-        }
-    };
+    let balances = audit::balances(&scene.links, &plan).await;
+    let balances = balances.unwrap_or_else(|error| {
+        failures.push(error.to_string());
+        Vec::new()
+    });
+    let api_server = api_server.transpose().unwrap_or_else(|error| {
+        failures.push(error);
+        None
+    });
     let verified = run.close(deadline, &mut failures).await?;
-    let findings =
-        Findings { settled, balances, verified, faults, limit, failures, prepare_s, init_s, active_s, now_ms };
+    let findings = Findings {
+        settled,
+        balances,
+        api_server,
+        verified,
+        faults,
+        limit,
+        failures,
+        prepare_s,
+        init_s,
+        active_s,
+        now_ms,
+    };
     let report = findings::report(&run, &prepared, findings);
     write(&directory, &report)?;
     Ok((report, directory))
@@ -192,6 +209,17 @@ impl Run {
         }
     }
 
+    /// Does something while the processes are watched; what ends meanwhile is a failure.
+    async fn watched<T>(&self, work: impl Future<Output = T>, failures: &mut Vec<String>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                error = watch::watch(self.scene.clone(), &self.book) => failures.push(error.to_string()),
+            }
+        }
+    }
+
     /// Takes the last readings, stops what was started here, and verifies the data if the scenario says so.
     async fn close(&mut self, deadline: Instant, failures: &mut Vec<String>) -> Result<Vec<Verified>, StormError> {
         let names = watch::names(&self.scene).await;
@@ -200,7 +228,9 @@ impl Run {
         let killed = {
             let mut network = self.stage.network.lock().await;
             network.members.iter().for_each(|member| watch::note_usage(&self.scene, member));
-            network.stop(self.scene.patience).await?
+            let killed = network.stop(self.scene.patience).await?;
+            failures.extend(network.members.iter_mut().flat_map(|member| member.process.take_bad_ends()));
+            killed
         };
         failures.extend(killed.iter().map(|name| format!("{name} did not stop within {:?}", self.scene.patience)));
         let mine = !self.stage.network.lock().await.members.is_empty();

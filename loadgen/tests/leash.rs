@@ -51,6 +51,7 @@ async fn a_willing_process_stops_and_starts_again() {
         process.check().unwrap();
         assert!(process.stop(PATIENCE).await.unwrap());
         assert_eq!((state(pid), process.pid()), (None, None));
+        assert_eq!(process.take_bad_ends(), Vec::<String>::new());
         std::fs::remove_file(&ready).unwrap();
     }
 }
@@ -80,6 +81,7 @@ async fn a_paused_process_stands_still_until_it_may_go_on() {
     until("it does not go on", || state(pid).is_some_and(|state| state != 'T')).await;
     process.kill().await.unwrap();
     assert_eq!(state(pid), None);
+    assert_eq!(process.take_bad_ends(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -97,6 +99,50 @@ async fn a_process_that_ends_by_itself_is_noticed() {
     };
     assert!(matches!(&error, ProcessError::Ended { status, .. } if status.code() == Some(3)), "{error}");
     assert_eq!(std::fs::read_to_string(directory.path().join("log")).unwrap(), "last words\n");
+}
+
+#[tokio::test]
+async fn a_stop_that_ends_with_a_failure_is_no_clean_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready");
+    let script = format!("trap 'exit 4' TERM; touch {}; while :; do sleep 0.05; done", ready.display());
+    let mut process = process(directory.path(), &script);
+    process.start().unwrap();
+    until_written(ready).await;
+    assert!(process.stop(PATIENCE).await.unwrap());
+    let bad = process.take_bad_ends();
+    assert!(bad.len() == 1 && bad[0].contains("did not end cleanly") && bad[0].contains('4'), "{bad:?}");
+    assert_eq!(process.take_bad_ends(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_signal_from_elsewhere_is_no_clean_end_also_if_it_is_found_while_stopping_or_killing() {
+    for kill in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = process(directory.path(), "kill -SEGV $$");
+        process.start().unwrap();
+        let pid = process.pid().unwrap();
+        until("it lives on", || matches!(state(pid), None | Some('Z'))).await;
+        if kill {
+            process.kill().await.unwrap();
+        } else {
+            assert!(process.stop(PATIENCE).await.unwrap());
+        }
+        let bad = process.take_bad_ends();
+        assert!(bad.len() == 1 && bad[0].contains("ended by itself"), "{bad:?}");
+        assert_eq!(process.pid(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ended_before_it_was_asked_is_no_clean_end_also_with_success() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = process(directory.path(), "exit 0");
+    process.start().unwrap();
+    let pid = process.pid().unwrap();
+    until("it lives on", || matches!(state(pid), None | Some('Z'))).await;
+    assert!(process.stop(PATIENCE).await.unwrap());
+    assert_eq!(process.take_bad_ends().len(), 1);
 }
 
 #[tokio::test]

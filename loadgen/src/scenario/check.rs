@@ -51,11 +51,7 @@ impl Scenario {
             let harmless = self.faults.is_empty();
             require(harmless, "faults", self.faults.len(), "only processes that loadgen started itself are harmed")?;
         }
-        let api = match &network.attach {
-            Some(attach) => attach.api_server.is_some(),
-            None => network.api_server,
-        };
-        let reachable = self.target != Target::Api || api;
+        let reachable = self.target != Target::Api || self.has_api_server();
         require(reachable, "target", "api", "it needs network.api_server")?;
         if let Some(node) = &self.target_node {
             let expected = "it is the name of a node, and only for target = \"one\"";
