@@ -70,6 +70,8 @@ impl Verified {
 pub struct Settled {
     pub states: Vec<NodeState>,
     pub equal: bool,
+    /// Whether the tracked chain ends at the nodes' block: only then is what it lists what they hold.
+    pub tracked: bool,
     /// When all of it was true for the first time, in microseconds from the start of the storm.
     pub at_us: u64,
 }
@@ -87,23 +89,28 @@ pub enum AuditError {
     Output { node: String, error: serde_json::Error },
 }
 
-/// Waits until every acknowledged payment is in the chain that is tracked, and all nodes stand at the same block behind
-/// it; or until `deadline` has passed. Then gives what it saw last.
+/// Waits until every acknowledged payment is in the chain that is tracked, and all nodes stand at the block where that
+/// chain ends; or until `deadline` has passed. Then gives what it saw last.
 pub async fn settle(scene: &Scene, book: &Book, deadline: tokio::time::Instant) -> Settled {
     loop {
         let states = states(scene).await;
         let at_us = scene.clock.now_us();
         let equal = all_equal(&states, scene.links.len());
-        let head = follow::with(&scene.tracker, |tracker| tracker.head().height);
-        // The tracker's head may be a block behind the nodes: what it has listed is then all in a prefix of theirs.
-        let behind = states.iter().all(|state| state.height >= head);
+        let head = follow::with(&scene.tracker, |tracker| (tracker.head().height, tracker.head().id.to_string()));
+        let tracked = is_head(&states, &head);
         let (_, accepted, _, included) = book.counts();
         let complete = included >= accepted && book.tally().missing == 0;
-        if equal && behind && complete || tokio::time::Instant::now() >= deadline {
-            return Settled { states, equal, at_us };
+        if equal && tracked && complete || tokio::time::Instant::now() >= deadline {
+            return Settled { states, equal, tracked, at_us };
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Whether every node that answered stands at this block. Heights alone do not tell: a tracker that was left on another
+/// branch counts payments that the nodes' chain does not hold.
+fn is_head(states: &[NodeState], (height, id): &(u64, String)) -> bool {
+    !states.is_empty() && states.iter().all(|state| state.height == *height && state.block == *id)
 }
 
 /// Whether all of `nodes` nodes answered, and the same.
@@ -195,6 +202,15 @@ mod tests {
         assert!(!all_equal(&[one.clone(), two], 3));
         assert!(!all_equal(&[one.clone(), state("node-2", 6, "r")], 2));
         assert!(!all_equal(&[one, state("node-2", 5, "s")], 2));
+    }
+
+    #[test]
+    fn the_tracked_chain_is_the_nodes_only_if_it_ends_at_their_block() {
+        let states = [state("node-1", 5, "r"), state("node-2", 5, "r")];
+        assert!(is_head(&states, &(5, "b".into())));
+        assert!(!is_head(&states, &(5, "of another branch".into())));
+        assert!(!is_head(&states, &(4, "b".into())));
+        assert!(!is_head(&[], &(0, "b".into())));
     }
 
     #[test]

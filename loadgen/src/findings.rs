@@ -59,9 +59,13 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     for record in &findings.faults {
         failures.extend(record.unwilling.iter().map(|name| format!("{name} did not stop and was killed")));
     }
+    if !findings.settled.tracked {
+        let head = follow::with(&run.scene.tracker, |tracker| (tracker.head().height, tracker.head().id));
+        failures.push(format!("the tracked chain ends at height {} with {}, not at the nodes' block", head.0, head.1));
+    }
     let expected = plan.received(offered);
     failures.extend(odd_balances(&findings.balances));
-    let complete = findings.settled.equal && tally.missing == 0 && tally.included == offered;
+    let complete = findings.settled.equal && findings.settled.tracked && tally.missing == 0 && tally.included == offered;
     let mean = measure::mean_tps(tally.included, 0, findings.settled.at_us).filter(|_| complete);
     let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
     let executed =
