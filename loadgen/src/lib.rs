@@ -33,6 +33,7 @@ pub mod router;
 pub mod scenario;
 pub mod schedule;
 pub mod stage;
+pub mod stored;
 pub mod storm;
 pub mod storm_clock;
 pub mod tracker;

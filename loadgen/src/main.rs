@@ -8,10 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use zeni_loadgen::network::Programs;
 use zeni_loadgen::prepare::prepare;
-use zeni_loadgen::report::{REPORT_FILE, Report};
 use zeni_loadgen::scenario::Scenario;
 use zeni_loadgen::storm::{self, Places};
-use zeni_loadgen::{clock, process, up};
+use zeni_loadgen::{clock, process, stored, up};
 
 /// A threshold failed.
 const THRESHOLD_FAILED: u8 = 99;
@@ -142,10 +141,7 @@ const fn storm_page() -> &'static str {
 }
 
 fn report(run: &std::path::Path) -> Result<bool, String> {
-    let path = run.join(REPORT_FILE);
-    let text = std::fs::read(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
-    let report: Report = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    storm::write(run, &report).map_err(|error| error.to_string())?;
+    let report = stored::judge_again(run).map_err(|error| error.to_string())?;
     println!("{}\n  report {}", report.summary(), run.join(storm_page()).display());
     Ok(report.passed)
 }

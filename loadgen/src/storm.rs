@@ -18,17 +18,17 @@ use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
 use crate::faults::{FaultError, Faults, Scene};
 use crate::findings::{self, Findings};
 use crate::follow;
-use crate::html;
 use crate::limit::{self, Limit};
 use crate::network::{NetworkError, Programs};
 use crate::prepare::{self, PrepareError, Prepared};
 use crate::process::ProcessError;
-use crate::report::{HTML_FILE, REPORT_FILE, Report};
+use crate::report::Report;
 use crate::resources::{self, Meter, Usage};
 use crate::router::{Preference, Router};
 use crate::scenario::{Phase, Rate, Scenario, ScenarioError, Target};
 use crate::schedule::Pacer;
 use crate::stage::{self, Stage, StageError};
+use crate::stored::{self, StoredError};
 use crate::storm_clock::StormClock;
 use crate::tracker::Tracker;
 use crate::watch;
@@ -65,6 +65,8 @@ pub enum StormError {
     Fault(#[from] FaultError),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    #[error(transparent)]
+    Stored(#[from] StoredError),
     #[error("{action} {}: {error}", path.display())]
     File { action: &'static str, path: PathBuf, error: io::Error },
     #[error("the prepared payments do not verify; delete {} and prepare again", path.display())]
@@ -127,18 +129,8 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
         now_ms,
     };
     let report = findings::report(&run, &prepared, findings);
-    write(&directory, &report)?;
+    stored::write(&directory, &report)?;
     Ok((report, directory))
-}
-
-/// Writes `report.json` and `report.html` into a run directory.
-pub fn write(directory: &Path, report: &Report) -> Result<(), StormError> {
-    let text = serde_json::to_string_pretty(report).expect("plain fields, every number finite");
-    for (name, content) in [(REPORT_FILE, text), (HTML_FILE, html::render(report))] {
-        let path = directory.join(name);
-        fs::write(&path, content).map_err(file_error("writing", &path))?;
-    }
-    Ok(())
 }
 
 /// A storm that is on.
