@@ -204,11 +204,12 @@ async fn come_back(scene: &Scene, target: &str, started_us: u64) -> Option<f64> 
     }
     let place = scene.links.iter().position(|link| link.node.name == target)?;
     loop {
-        let best_height = best_height(scene).await;
         if let Ok(info) = node_info(&scene.links[place], LOOK_DEADLINE).await {
             let (active, height) = (info.mode == Mode::Active, info.height);
             let at_us = scene.clock.now_us();
-            let look = Look { at_us, active, height, best_height: best_height.max(height) };
+            // The head is asked for after the target: one from before would let it be a block further behind.
+            let best_height = best_height(scene).await.max(height);
+            let look = Look { at_us, active, height, best_height };
             if let Some(resync_s) = measure::resync_s(&[look], started_us) {
                 return Some(resync_s);
             }
