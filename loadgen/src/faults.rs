@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long one look may take.
 const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What a node logs when it starts from a checkpoint.
+const CHECKPOINT_LOADED: &str = "starting from the checkpoint";
+
 /// What faults work on.
 #[derive(Debug, Clone)]
 pub struct Scene {
@@ -53,13 +56,23 @@ pub struct FaultRecord {
     pub resync_s: Option<f64>,
     /// Processes that had to be killed because they did not stop.
     pub unwilling: Vec<String>,
+    /// Nodes that came back without having loaded a checkpoint, by their logs; `None` as long as that is not known.
+    pub without_checkpoint: Option<Vec<String>>,
 }
 
 impl FaultRecord {
     /// A fault of which nothing has happened yet.
     fn planned(fault: Fault) -> Self {
         let (began_us, ended_us) = (fault.at_s * 1_000_000, fault.end_s() * 1_000_000);
-        Self { fault, began_us, ended_us, undone: false, resync_s: None, unwilling: Vec::new() }
+        Self {
+            fault,
+            began_us,
+            ended_us,
+            undone: false,
+            resync_s: None,
+            unwilling: Vec::new(),
+            without_checkpoint: None,
+        }
     }
 }
 
@@ -138,7 +151,7 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
     let end_us = began_us + fault.duration_s * 1_000_000;
     tokio::time::sleep_until(scene.clock.instant(end_us).into()).await;
     let ended_us = scene.clock.now_us();
-    end(&scene, &fault).await?;
+    let log_ends = end(&scene, &fault).await?;
     {
         let mut record = locked(&record);
         (record.ended_us, record.undone) = (ended_us, true);
@@ -149,7 +162,9 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
         let back = come_back(&scene, target, ended_us).await;
         resync_s = resync_s.zip(back).map(|(longest, this)| longest.max(this));
     }
-    locked(&record).resync_s = resync_s;
+    let without_checkpoint = without_checkpoint(&scene, &log_ends).await?;
+    let mut record = locked(&record);
+    (record.resync_s, record.without_checkpoint) = (resync_s, Some(without_checkpoint));
     Ok(())
 }
 
@@ -184,16 +199,37 @@ async fn begin(scene: &Scene, fault: &Fault) -> Result<Vec<String>, NetworkError
     Ok(unwilling)
 }
 
-async fn end(scene: &Scene, fault: &Fault) -> Result<(), ProcessError> {
+/// Undoes a fault. Names of the nodes that were started again, each with the length of its log before that.
+async fn end(scene: &Scene, fault: &Fault) -> Result<Vec<(String, u64)>, ProcessError> {
     let mut network = scene.network.lock().await;
+    let mut log_ends = Vec::new();
     for target in &fault.targets {
         let Some(member) = network.member(target) else { continue };
         match fault.kind {
             FaultKind::Pause => member.process.signal(Signal::CONT)?,
-            FaultKind::Stop | FaultKind::Kill | FaultKind::Restart => member.process.start()?,
+            FaultKind::Stop | FaultKind::Kill | FaultKind::Restart => {
+                // An API server executes its whole log again if its index calls for it.
+                if target != API_SERVER {
+                    log_ends.push((target.clone(), member.process.log_length()?));
+                }
+                member.process.start()?;
+            }
         }
     }
-    Ok(())
+    Ok(log_ends)
+}
+
+/// Those of the nodes that do not tell of a checkpoint in what they logged since they were started.
+async fn without_checkpoint(scene: &Scene, log_ends: &[(String, u64)]) -> Result<Vec<String>, ProcessError> {
+    let mut network = scene.network.lock().await;
+    let mut without = Vec::new();
+    for (name, log_end) in log_ends {
+        let Some(member) = network.member(name) else { continue };
+        if !member.process.log_since(*log_end)?.contains(CHECKPOINT_LOADED) {
+            without.push(name.clone());
+        }
+    }
+    Ok(without)
 }
 
 /// Looks at a process until it is back, without end: the future is dropped when the run is over first. `None` if there is
@@ -253,8 +289,9 @@ mod tests {
     use super::*;
     use crate::book::Book;
     use crate::link;
+    use crate::network::Member;
     use crate::prepare::{Parameters, prepare};
-    use crate::scenario::FaultKind;
+    use crate::process::Process;
     use crate::tracker::Tracker;
     use zeni_schemas::Role;
 
@@ -302,6 +339,25 @@ mod tests {
         let (records, failures) = faults.end(tokio::time::Instant::now()).await.unwrap();
         assert_eq!(records.iter().map(|record| (record.undone, record.resync_s)).collect::<Vec<_>>(), [(true, None)]);
         assert_eq!(failures, ["the pause of node-1 at 0 s: the run was over before its targets were back"]);
+    }
+
+    #[tokio::test]
+    async fn a_node_loaded_a_checkpoint_only_if_its_log_says_so_since_its_start() {
+        let root = tempfile::tempdir().unwrap();
+        let scene = scene_of_a_node_that_is_gone(root.path());
+        let log = root.path().join("node-1.log");
+        let before = format!("INFO zeni_node::recovery: {CHECKPOINT_LOADED} height=5\n");
+        std::fs::write(&log, &before).unwrap();
+        let program = std::path::PathBuf::from("/bin/true");
+        let process = Process::new("node-1".into(), program.clone(), program.clone(), Vec::new(), log.clone());
+        let metrics = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+        let member = Member { process, data: program.clone(), config: program, metrics };
+        scene.network.lock().await.members.push(member);
+        let log_ends = [("node-1".to_owned(), before.len() as u64)];
+        std::fs::write(&log, format!("{before}INFO starting from genesis\n")).unwrap();
+        assert_eq!(without_checkpoint(&scene, &log_ends).await.unwrap(), ["node-1"]);
+        std::fs::write(&log, format!("{before}{before}")).unwrap();
+        assert!(without_checkpoint(&scene, &log_ends).await.unwrap().is_empty());
     }
 
     #[tokio::test]

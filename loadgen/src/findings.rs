@@ -65,7 +65,8 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     }
     let expected = plan.received(offered);
     failures.extend(odd_balances(&findings.balances));
-    let complete = findings.settled.equal && findings.settled.tracked && tally.missing == 0 && tally.included == offered;
+    let complete =
+        findings.settled.equal && findings.settled.tracked && tally.missing == 0 && tally.included == offered;
     let mean = measure::mean_tps(tally.included, 0, findings.settled.at_us).filter(|_| complete);
     let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
     let executed =
@@ -177,6 +178,8 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
         duration_s: (record.ended_us - record.began_us) as f64 / 1e6,
         dip_ratio: dip.filter(|_| dip_defined && record.undone),
         resync_s: record.resync_s,
+        without_checkpoint: record.without_checkpoint.clone(),
+        checkpoint_due: run.scenario.checkpoint_is_due(&record.fault),
         dip_defined,
     }
 }

@@ -4,7 +4,7 @@
 //! program (`exec`), so the process id stays the same and no way of ending the load generator leaves one behind.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,6 +15,9 @@ use tokio::process::{Child, Command};
 
 /// The subcommand that puts a process on the leash.
 pub const LEASH: &str = "leash";
+
+/// Bytes of a log that are read at a time, at most: what a start tells stands within them.
+const LOG_READ_MAX: u64 = 4 << 20;
 
 /// Why a process could not be started, harmed or ended.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,28 @@ impl Process {
         self.child = Some(command.spawn().map_err(|error| self.error("starting", error))?);
         self.sent.clear();
         Ok(())
+    }
+
+    /// Bytes in its log so far.
+    pub fn log_length(&self) -> Result<u64, ProcessError> {
+        match std::fs::metadata(&self.log) {
+            Ok(found) => Ok(found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(self.error("measuring its log", error)),
+        }
+    }
+
+    /// Its log from byte `from` on, [`LOG_READ_MAX`] bytes at most.
+    pub fn log_since(&self, from: u64) -> Result<String, ProcessError> {
+        let read = || {
+            let mut log = File::open(&self.log)?;
+            log.seek(io::SeekFrom::Start(from))?;
+            let mut bytes = Vec::new();
+            log.take(LOG_READ_MAX).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes: Vec<u8> = read().map_err(|error| self.error("reading its log", error))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Sends a signal; nothing happens if it does not run.

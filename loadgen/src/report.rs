@@ -114,6 +114,12 @@ pub struct FaultReport {
     pub dip_ratio: Option<f64>,
     /// `null` if a target never came back.
     pub resync_s: Option<f64>,
+    /// Nodes that were started again and loaded no checkpoint; `null` if that is not known.
+    #[serde(default)]
+    pub without_checkpoint: Option<Vec<String>>,
+    /// Whether each of them surely had one to load.
+    #[serde(default)]
+    pub checkpoint_due: bool,
     /// Whether a dip can be told of it at all.
     pub dip_defined: bool,
 }
@@ -210,6 +216,11 @@ impl Report {
             let back =
                 format!("resync_s of the {} at {} s is unknown: not all targets came back", fault.kind, fault.at_s);
             must(fault.resync_s.is_some(), back);
+        }
+        for fault in self.faults.iter().filter(|fault| fault.checkpoint_due && fault.resync_s.is_some()) {
+            let without = fault.without_checkpoint.as_ref().map_or("unknown nodes".into(), |nodes| nodes.join(", "));
+            let loaded = fault.without_checkpoint.as_ref().is_some_and(Vec::is_empty);
+            must(loaded, format!("{without} loaded no checkpoint after the {} at {} s", fault.kind, fault.at_s));
         }
         failures.extend(self.broken_thresholds());
         for failure in failures {
@@ -441,6 +452,21 @@ mod tests {
         assert_eq!(without(|report| report.faults.clear()), ["0 of 1 faults are recorded"]);
         let unknown = "resync_s of the kill at 20 s is unknown: not all targets came back";
         assert_eq!(without(|report| report.faults[0].resync_s = None), [unknown]);
+    }
+
+    #[test]
+    fn nodes_that_are_started_again_must_load_the_checkpoint_that_was_due() {
+        let restarted = |found: Option<&[&str]>, due| {
+            judged(|report| {
+                report.faults[0].checkpoint_due = due;
+                report.faults[0].without_checkpoint =
+                    found.map(|names| names.iter().map(|&name| name.into()).collect());
+            })
+        };
+        assert_eq!(restarted(Some(&[]), true), Vec::<String>::new());
+        assert_eq!(restarted(Some(&["node-3"]), true), ["node-3 loaded no checkpoint after the kill at 20 s"]);
+        assert_eq!(restarted(None, true), ["unknown nodes loaded no checkpoint after the kill at 20 s"]);
+        assert_eq!(restarted(Some(&["node-3"]), false), Vec::<String>::new());
     }
 
     #[test]

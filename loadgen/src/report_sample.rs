@@ -85,6 +85,8 @@ pub(crate) fn sample() -> Report {
             duration_s: 15.0,
             dip_ratio: Some(0.991),
             resync_s: Some(4.2),
+            without_checkpoint: Some(Vec::new()),
+            checkpoint_due: false,
             dip_defined: true,
         }],
         resends: BTreeMap::new(),

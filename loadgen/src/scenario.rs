@@ -240,6 +240,15 @@ pub enum ScenarioError {
 }
 
 impl Scenario {
+    /// Whether every node that this fault ends surely has a checkpoint to start from: the scenario says when they are
+    /// taken, and so much time has passed that one lies deep enough and a further interval was there to write it.
+    pub fn checkpoint_is_due(&self, fault: &Fault) -> bool {
+        self.network.checkpoint.is_some_and(|checkpoint| {
+            let deep_ms = checkpoint.depth * self.network.block_interval_ms;
+            fault.kind != FaultKind::Pause && fault.at_s * 1_000 >= 2 * checkpoint.interval_s * 1_000 + deep_ms
+        })
+    }
+
     /// Whether the network that this storm goes through has an API server.
     pub fn has_api_server(&self) -> bool {
         match &self.network.attach {
@@ -444,6 +453,23 @@ mod tests {
         let harmed = with(&format!("{attach}{}", fault("stop", r#"["node-2"]"#, 30, 5)));
         assert!(refused(&harmed).contains("started itself"));
         assert!(refused(&with("[network.attach]\nnodes = [\"a:1\"]")).contains("attach"));
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_once_one_lies_deep_enough_and_could_be_written() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios/kill-all.toml")).unwrap();
+        let mut scenario = Scenario::parse(&text).unwrap();
+        let mut fault = scenario.faults[0].clone();
+        assert!(scenario.checkpoint_is_due(&fault), "kill-all is about checkpoints");
+        fault.at_s = 15;
+        assert!(!scenario.checkpoint_is_due(&fault), "twice 5 s, and two blocks of 3 s, are 16 s");
+        fault.at_s = 16;
+        assert!(scenario.checkpoint_is_due(&fault));
+        fault.kind = FaultKind::Pause;
+        assert!(!scenario.checkpoint_is_due(&fault), "nothing is started again");
+        fault.kind = FaultKind::Restart;
+        scenario.network.checkpoint = None;
+        assert!(!scenario.checkpoint_is_due(&fault), "the scenario does not say when they are taken");
     }
 
     #[test]
