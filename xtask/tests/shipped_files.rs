@@ -315,3 +315,29 @@ fn the_units_give_files_and_time_enough_for_the_limits_of_the_configs() {
     assert!(number(&server, "LimitNOFILE") >= 1_024 + limit(&config, "connections_max"));
     assert!(number(&server, "TimeoutStopSec") * 1_000 > limit(&config, "request_timeout_ms"));
 }
+
+/// Whether `benchmarks/flip_bytes.py` takes these nodes' reports of `node verify` for one state.
+fn flip_bytes_accepts(reports: &[(u64, &str, &str)]) -> bool {
+    let reports: Vec<Value> = (reports.iter())
+        .map(|(height, block, root)| serde_json::json!({ "height": height, "block": block, "state_root": root }))
+        .collect();
+    let script = "import json, sys; import flip_bytes; flip_bytes.require_one_state(json.loads(sys.argv[1]), 'node-1')";
+    let reports = serde_json::to_string(&reports).expect("plain values");
+    let done = std::process::Command::new("python3")
+        .args(["-B", "-c", script, &reports])
+        .current_dir(root().join("benchmarks"))
+        .output()
+        .expect("the project's checks have Python");
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success() || errors.starts_with("after healing node-1"), "{errors}");
+    done.status.success()
+}
+
+#[test]
+fn a_healed_node_must_have_the_others_root_whether_or_not_empty_blocks_followed() {
+    assert!(flip_bytes_accepts(&[(7, "a", "r"), (7, "a", "r"), (7, "a", "r")]));
+    assert!(flip_bytes_accepts(&[(7, "a", "r"), (8, "b", "r"), (8, "b", "r")]));
+    assert!(!flip_bytes_accepts(&[(7, "a", "r"), (8, "b", "s"), (8, "b", "s")]), "a root is left behind");
+    assert!(!flip_bytes_accepts(&[(7, "a", "r"), (7, "a", "r"), (7, "a", "s")]), "two roots at one height");
+    assert!(!flip_bytes_accepts(&[(7, "a", "r"), (7, "x", "r"), (7, "a", "r")]), "two blocks at one height");
+}
