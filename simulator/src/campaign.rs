@@ -87,7 +87,7 @@ fn run_and_replay(seed: u64, replay: bool) -> (Outcome, Option<Violation>) {
         return (outcome, None);
     }
     let again = run_seed(seed, Breakage::None);
-    let differs = again.trace != outcome.trace || again.facts != outcome.facts;
+    let differs = again.trace != outcome.trace || again.facts != outcome.facts || again.violation.is_some();
     (outcome, differs.then_some(Violation::NotDeterministic))
 }
 
@@ -160,19 +160,56 @@ impl Campaign {
 #[derive(Debug, Clone, Serialize)]
 pub struct Hunt {
     pub mutant: String,
-    /// How many seeds it took until a checker noticed; `None` if none did within the bound.
+    /// How many seeds it took until a checker noticed; `None` if none did within the bound, or if what was noticed there
+    /// is not the mutant's doing.
     pub seeds: Option<u64>,
     pub violation: Option<String>,
+    /// What the honest code violates in the seed that seemed to catch the mutant. It proves nothing then, and is a
+    /// defect of its own.
+    pub honest_violation: Option<String>,
 }
 
-/// Runs seeds with a broken rule until a checker notices, `seeds_max` at most.
+/// Runs seeds with a broken rule until a checker notices, `seeds_max` at most. The honest code must keep every promise
+/// in the seed that catches it.
 pub fn hunt(breakage: Breakage, from: u64, seeds_max: u64) -> Hunt {
+    let violation = |seed, breakage| run_seed(seed, breakage).violation.map(|violation| violation.to_string());
+    hunt_with(breakage, from, seeds_max, violation)
+}
+
+fn hunt_with(
+    breakage: Breakage,
+    from: u64,
+    seeds_max: u64,
+    violation: impl Fn(u64, Breakage) -> Option<String> + Sync,
+) -> Hunt {
+    let mutant = breakage.name();
     for first in (from..from + seeds_max).step_by(HUNT_CHUNK as usize) {
         let chunk = first..(first + HUNT_CHUNK).min(from + seeds_max);
-        let caught = |seed: u64| run_seed(seed, breakage).violation.map(|violation| (seed, violation.to_string()));
-        if let Some((seed, violation)) = chunk.into_par_iter().find_map_first(caught) {
-            return Hunt { mutant: breakage.name(), seeds: Some(seed - from + 1), violation: Some(violation) };
+        let caught = |seed: u64| violation(seed, breakage).map(|violation| (seed, violation));
+        if let Some((seed, found)) = chunk.into_par_iter().find_map_first(caught) {
+            let honest_violation = violation(seed, Breakage::None);
+            let seeds = honest_violation.is_none().then_some(seed - from + 1);
+            return Hunt { mutant, seeds, violation: Some(found), honest_violation };
         }
     }
-    Hunt { mutant: breakage.name(), seeds: None, violation: None }
+    Hunt { mutant, seeds: None, violation: None, honest_violation: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mutant_is_caught_by_a_seed_in_which_the_honest_code_is_clean() {
+        let violation = |seed, breakage| (seed == 107 && breakage != Breakage::None).then(|| "lost".to_owned());
+        let hunt = hunt_with(Breakage::ReplyBeforeSync, 100, 20, violation);
+        assert_eq!((hunt.seeds, hunt.violation.as_deref(), hunt.honest_violation), (Some(8), Some("lost"), None));
+    }
+
+    #[test]
+    fn a_seed_in_which_the_honest_code_fails_too_catches_nothing() {
+        let violation = |seed, _| (seed == 107).then(|| "lost".to_owned());
+        let hunt = hunt_with(Breakage::ReplyBeforeSync, 100, 20, violation);
+        assert_eq!((hunt.seeds, hunt.honest_violation.as_deref()), (None, Some("lost")));
+    }
 }

@@ -98,8 +98,11 @@ fn mutants(breakages: Vec<Breakage>, arguments: &Arguments) -> ExitCode {
         .into_iter()
         .map(|breakage| {
             let hunt = hunt(breakage, arguments.from, arguments.mutant_seeds);
-            match (&hunt.seeds, &hunt.violation) {
-                (Some(seeds), Some(violation)) => eprintln!("{}: caught by seed {seeds}: {violation}", hunt.mutant),
+            match (&hunt.seeds, &hunt.violation, &hunt.honest_violation) {
+                (Some(seeds), Some(violation), _) => eprintln!("{}: caught by seed {seeds}: {violation}", hunt.mutant),
+                (_, Some(violation), Some(honest)) => {
+                    eprintln!("{}: NOT caught: {violation}, but unbroken the same seed gives: {honest}", hunt.mutant);
+                }
                 _ => eprintln!("{}: NOT caught in {} seeds", hunt.mutant, arguments.mutant_seeds),
             }
             hunt

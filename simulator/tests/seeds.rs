@@ -37,7 +37,7 @@ fn different_seeds_are_different_runs() {
 fn assert_caught(breakages: &[Breakage]) {
     for breakage in breakages {
         let hunt = hunt(*breakage, 0, HUNT_SEEDS);
-        assert!(hunt.seeds.is_some(), "{} was not noticed in {HUNT_SEEDS} seeds", hunt.mutant);
+        assert!(hunt.seeds.is_some(), "it was not noticed in {HUNT_SEEDS} seeds: {hunt:?}");
     }
 }
 
