@@ -304,7 +304,9 @@ impl Simulation {
         }
         for (wish, verdict) in wishes.into_iter().zip(verdicts) {
             let id = self.workload.wish(wish).id;
-            self.note(node, "verdict", &[&id.0], || format!("{} {verdict:?}", short(&id.0)));
+            // Hashed in words: two runs that differ only in what a client is told are not the same run.
+            let told = format!("{verdict:?}");
+            self.note(node, "verdict", &[&id.0, told.as_bytes()], || format!("{} {told}", short(&id.0)));
             self.checker.answered(node, id, *verdict)?;
             self.nodes[node].promises.acknowledged(id, verdict);
             self.workload.answered(wish, verdict);
@@ -380,5 +382,30 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeni_consensus::Refusal;
+
+    /// The trace of a run in which a client gets this verdict and nothing else happens.
+    fn trace_of(verdict: Verdict) -> [u8; 32] {
+        let mut simulation = Simulation::new(1, Breakage::None, false);
+        let wish = simulation.workload.probe(0);
+        let request = RequestId(1);
+        let boot = simulation.nodes[0].boots;
+        simulation.requests.insert((0, boot, request), vec![wish]);
+        simulation.reply(0, request, &[verdict]).unwrap();
+        simulation.trace.hash()
+    }
+
+    #[test]
+    fn runs_that_differ_only_in_a_verdict_have_different_traces() {
+        let [expired, used] =
+            [Refusal::Expired, Refusal::SequenceUsed].map(|refusal| trace_of(Verdict::Refused(refusal)));
+        assert_eq!(expired, trace_of(Verdict::Refused(Refusal::Expired)));
+        assert_ne!(expired, used);
     }
 }
