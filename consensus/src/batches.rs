@@ -19,6 +19,10 @@ impl ValidatorSet {
         self.0[validator.as_usize() / 64 % 4] |= 1 << (validator.as_usize() % 64);
     }
 
+    pub fn remove(&mut self, validator: ValidatorIndex) {
+        self.0[validator.as_usize() / 64 % 4] &= !(1 << (validator.as_usize() % 64));
+    }
+
     pub fn contains(&self, validator: ValidatorIndex) -> bool {
         self.0[validator.as_usize() / 64 % 4] >> (validator.as_usize() % 64) & 1 == 1
     }

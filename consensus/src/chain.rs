@@ -4,7 +4,7 @@
 //! branch that claims more weight is tried: undo to the common ancestor, execute, and if a block does not give its
 //! roots, it and all above it are invalid and the choice is made anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
@@ -14,14 +14,17 @@ use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
+use crate::early::EarlyBatches;
 use crate::effect::HaltReason;
 use crate::mutation::{Mutant, Mutation};
 use crate::schedule::Schedule;
 use crate::tree::{Node, Tree, Validity};
 
-/// Payments that one [`Chain::advance`] executes before it returns, unless it is in the middle of a reorganisation:
-/// a node that catches up goes on hearing its peers.
-pub const ADVANCE_PAYMENTS_MAX: u64 = 200_000;
+/// Payments that one [`Chain::advance`] executes, or accounts that it takes back, before it returns, in a node: so one that
+/// catches up goes on hearing its peers.
+pub const STEP_PAYMENTS_MAX: u64 = 200_000;
+/// How often a block is executed without the batches that must wait, before it is cut short in front of the first.
+const EARLY_ROUNDS_MAX: u32 = 4;
 /// Undo records kept in memory besides those of the running step.
 const UNDOS_KEPT: usize = 2;
 
@@ -86,12 +89,14 @@ pub struct Chain {
     listed_by_slot: BTreeMap<u64, Vec<BatchDigest>>,
     undos: BTreeMap<u64, (BlockId, Arc<Undo>)>,
     checkpoint: BlockId,
+    early: EarlyBatches,
+    step_payments_max: u64,
     mutation: Mutation,
 }
 
 impl Chain {
     /// A chain at genesis.
-    pub fn new(genesis: Arc<Genesis>, state: State, mutation: Mutation) -> Self {
+    pub fn new(genesis: Arc<Genesis>, state: State, mutation: Mutation, step_payments_max: u64) -> Self {
         let root = genesis.block_id();
         Self {
             genesis_id: genesis.id(),
@@ -102,6 +107,8 @@ impl Chain {
             listed_by_slot: BTreeMap::new(),
             undos: BTreeMap::new(),
             checkpoint: root,
+            early: EarlyBatches::default(),
+            step_payments_max,
             genesis,
             mutation,
         }
@@ -180,6 +187,11 @@ impl Chain {
         Ok(missing)
     }
 
+    /// Drops side blocks that can never matter. The checkpoint's block stays: the next one starts from it.
+    pub fn prune(&mut self) {
+        self.tree.prune(self.checkpoint);
+    }
+
     /// Notes that a batch is stored now. True if a block has all its batches with it.
     pub fn batch_arrived(&mut self, digest: &BatchDigest) -> bool {
         self.tree.batch_arrived(digest)
@@ -196,29 +208,33 @@ impl Chain {
         archive.block(id).map_err(|error| HaltReason::Archive(error.to_string()))
     }
 
-    /// Follows fork choice from the current head. Executes a bounded number of payments; says if there is more.
+    /// Follows fork choice from the current head, as far as one step's budget goes; says if there is more. A
+    /// reorganisation, too, goes on in the next step: until then the head is lighter than it was, and nobody proposes on
+    /// it because execution is unfinished.
     pub fn advance(&mut self, batches: &mut BatchIndex, archive: &dyn Archive) -> Result<ChainChange, HaltReason> {
         let mut change = ChainChange::default();
-        let mut executed = 0;
-        let floor = self.head_node().weight;
+        let mut spent = 0;
         self.trim_undos();
         while let Some(goal) = self.better_head() {
-            if executed >= ADVANCE_PAYMENTS_MAX && self.head_node().weight >= floor {
-                change.unfinished = true;
-                break;
-            }
             let branch = self.tree.branch_to(goal);
             let first = *branch.first().expect("a better head stands beside the canonical chain");
             let fork = self.tree.expect(&first).parent;
-            while self.head() != fork {
-                self.retreat(&mut change, archive)?;
+            while self.head() != fork && spent < self.step_payments_max {
+                spent += self.retreat(&mut change, archive)?;
             }
-            let Some(applied) = self.try_block(first, batches, archive)? else {
-                change.invalid.push(first);
-                continue;
-            };
-            executed += applied.batches.iter().map(|batch| batch.payments().len() as u64).sum::<u64>() + 1;
-            change.applied.push(applied);
+            for id in branch {
+                if spent >= self.step_payments_max {
+                    change.unfinished = true;
+                    self.settle(&mut change);
+                    return Ok(change);
+                }
+                let Some(applied) = self.try_block(id, batches, archive)? else {
+                    change.invalid.push(id);
+                    break;
+                };
+                spent += applied.batches.iter().map(|batch| batch.payments().len() as u64).sum::<u64>() + 1;
+                change.applied.push(applied);
+            }
         }
         self.settle(&mut change);
         Ok(change)
@@ -230,8 +246,8 @@ impl Chain {
         (heavier || !self.mutation.is(Mutant::FirstSeenWins)).then_some(goal)
     }
 
-    /// Takes the head back.
-    fn retreat(&mut self, change: &mut ChainChange, archive: &dyn Archive) -> Result<(), HaltReason> {
+    /// Takes the head back. Returns what it cost, in accounts.
+    fn retreat(&mut self, change: &mut ChainChange, archive: &dyn Archive) -> Result<u64, HaltReason> {
         let id = self.head();
         let record = self.undo_record(&id, archive)?;
         if !self.mutation.is(Mutant::SkipUndo) {
@@ -246,6 +262,7 @@ impl Chain {
         for digest in &block.digests {
             self.listed.remove(digest);
         }
+        change.requeued.extend(&block.digests);
         self.listed_by_slot.remove(&block.header.slot);
         self.tree.set_body(&id, block);
         self.tree.retreat();
@@ -258,7 +275,7 @@ impl Chain {
             }
             _ => change.undone.push(id),
         }
-        Ok(())
+        Ok(record.accounts.len() as u64 + 1)
     }
 
     /// The undo record of an executed block.
@@ -337,6 +354,7 @@ impl Chain {
     ) -> Applied {
         for digest in &block.digests {
             self.listed.insert(*digest, block.header.slot);
+            self.early.forget(digest);
             batches.release(digest);
         }
         self.listed_by_slot.insert(block.header.slot, block.digests.clone());
@@ -359,12 +377,10 @@ impl Chain {
         }
     }
 
-    /// Completes what `change` says: what returns to the pool is what no canonical block lists now.
+    /// Completes what `change` says: what returns to the pool is what no canonical block lists now, each batch once.
     fn settle(&self, change: &mut ChainChange) {
-        for id in &change.undone {
-            let body = self.tree.body(id).expect("a block that was taken back keeps its body");
-            change.requeued.extend(body.digests.iter().filter(|digest| !self.listed.contains_key(*digest)));
-        }
+        let mut seen = HashSet::new();
+        change.requeued.retain(|digest| !self.listed.contains_key(digest) && seen.insert(*digest));
     }
 
     fn trim_undos(&mut self) {
@@ -373,7 +389,40 @@ impl Chain {
         }
     }
 
-    /// Builds, signs and adopts a block of `digests` on the canonical head.
+    /// Executes what of `digests` a block at `slot` may list now. A batch with a payment beyond its payer's window waits
+    /// in the pool: the payment was acknowledged where payments stood before it that another branch has not got yet, and
+    /// a block that listed it now would skip it for ever (decision 0006).
+    fn execute_ripe(
+        &mut self,
+        slot: u64,
+        mut digests: Vec<BatchDigest>,
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<(Vec<BatchDigest>, Vec<VerifiedBatch>, Executed), HaltReason> {
+        let slot_time = self.genesis.slot_time_ms(slot);
+        digests.retain(|digest| self.early.may_be_tried(digest, slot));
+        for round in 0.. {
+            let listed = self.load(&digests, batches, archive)?;
+            let executed = execute(&mut self.state, &self.genesis.rules, slot_time, &listed);
+            let mut waiting: Vec<usize> =
+                executed.early.iter().copied().filter(|place| self.early.waits(&digests[*place], slot)).collect();
+            if waiting.is_empty() || self.mutation.is(Mutant::ListEarly) {
+                return Ok((digests, listed, executed));
+            }
+            undo(&mut self.state, &executed.undo);
+            if round < EARLY_ROUNDS_MAX {
+                while let Some(place) = waiting.pop() {
+                    digests.remove(place);
+                }
+            } else {
+                // What stands before the first of them executes as it did.
+                digests.truncate(waiting[0]);
+            }
+        }
+        unreachable!("the batches before the first early one execute without it")
+    }
+
+    /// Builds, signs and adopts a block of those of `digests` that can be executed on the canonical head.
     pub fn propose(
         &mut self,
         slot: u64,
@@ -384,8 +433,7 @@ impl Chain {
         archive: &dyn Archive,
     ) -> Result<Applied, HaltReason> {
         self.trim_undos();
-        let listed = self.load(&digests, batches, archive)?;
-        let executed = execute(&mut self.state, &self.genesis.rules, self.genesis.slot_time_ms(slot), &listed);
+        let (digests, listed, executed) = self.execute_ripe(slot, digests, batches, archive)?;
         let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
         let header = BlockHeader {
             proposer,

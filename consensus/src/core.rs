@@ -37,6 +37,9 @@ pub struct Config {
     pub nonce: u64,
     /// How long a starting node waits to hear from every validator before it takes part, in milliseconds.
     pub joining_ms: u64,
+    /// Payments that one step executes, or accounts that it takes back, before it hears its peers again; at least 1.
+    /// [`crate::chain::STEP_PAYMENTS_MAX`] where nothing speaks for another value.
+    pub step_payments_max: u64,
 }
 
 /// What a process finds on its disk.
@@ -111,9 +114,14 @@ impl Core {
         }
         let mine = recovered.batches.iter().filter(|meta| meta.author == config.me);
         let batch_number = mine.map(|meta| meta.number).max().unwrap_or(0);
-        let mut chain = Chain::new(genesis.clone(), recovered.state, mutation);
+        // A crash may come after a block's record and before the safety record that goes with it.
+        let signed = own_slots(&recovered.blocks, config.me).max().unwrap_or(0);
+        let safety = recovered.safety.map(|safety| SafetyRecord {
+            last_signed_slot: if mutation.is(Mutant::SignTwice) { 0 } else { safety.last_signed_slot.max(signed) },
+        });
+        let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.step_payments_max);
         chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
-        let mode = if recovered.safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
+        let mode = if safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
         let core = Self {
             replica: Replica::new(chain, batches, Some(config.me), mutation),
             config,
@@ -123,7 +131,7 @@ impl Core {
             batch_number,
             mode,
             mode_since: now,
-            safety: recovered.safety,
+            safety,
             replaying: Some(recovered.batches),
             disk_full: false,
             halted: false,
@@ -160,6 +168,8 @@ impl Core {
     ) -> Result<(), HaltReason> {
         self.notice_pause(now, out);
         self.last_step = now;
+        // While there is more to execute, only ticks go on with it: what peers and clients say is taken in between.
+        let executes = matches!(input, Input::Tick) || !self.replica.is_unfinished();
         match input {
             Input::Tick => {}
             Input::Submission { request, payments } => self.submit(now, request, payments, out),
@@ -171,7 +181,9 @@ impl Core {
         }
         self.cut_if_due(now, out);
         self.replica.release_held(now, out);
-        self.follow_fork_choice(now, archive, out)?;
+        if executes {
+            self.follow_fork_choice(now, archive, out)?;
+        }
         self.change_mode(now, out);
         self.propose_if_due(now, archive, out)?;
         self.replica.drive(now, out);
@@ -346,4 +358,9 @@ impl Core {
     pub fn block_at(&self, height: u64) -> Option<BlockId> {
         self.replica.chain.tree().canonical_at(height)
     }
+}
+
+/// Slots of the stored blocks that this validator proposed.
+fn own_slots(blocks: &[Arc<Block>], me: ValidatorIndex) -> impl Iterator<Item = u64> {
+    blocks.iter().map(|block| &block.header).filter(move |header| header.proposer == me).map(|header| header.slot)
 }

@@ -6,7 +6,7 @@ use zeni_ledger::{BlockId, Genesis, State};
 
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
-use crate::chain::Chain;
+use crate::chain::{Chain, STEP_PAYMENTS_MAX};
 use crate::core::Recovered;
 use crate::effect::{Effect, HaltReason};
 use crate::input::{Input, Peer};
@@ -44,7 +44,7 @@ impl Follower {
         for meta in &recovered.batches {
             batches.restore(*meta, None);
         }
-        let mut chain = Chain::new(genesis, recovered.state, Mutation::none());
+        let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), STEP_PAYMENTS_MAX);
         chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let replica = Replica::new(chain, batches, None, Mutation::none());
         Ok((Self { replica, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
@@ -72,6 +72,7 @@ impl Follower {
         archive: &dyn Archive,
         out: &mut Vec<Effect>,
     ) -> Result<(), HaltReason> {
+        let executes = matches!(input, Input::Tick) || !self.replica.is_unfinished();
         match input {
             Input::Connected(validator) => {
                 self.replica.peers.connected(validator);
@@ -85,7 +86,7 @@ impl Follower {
                         self.replica.peers.note_status(status, now);
                     }
                     Some(Message::Batch(batch)) => {
-                        self.replica.store_batch(batch, out);
+                        self.replica.store_batch(now, batch, out);
                     }
                     _ => {}
                 }
@@ -97,7 +98,9 @@ impl Follower {
             | Input::DiskFull(_) => {}
         }
         self.replica.release_held(now, out);
-        self.replica.advance(archive, out)?;
+        if executes {
+            self.replica.advance(archive, out)?;
+        }
         self.replica.drive(now, out);
         let soon = if self.replica.is_unfinished() { now } else { now + WAKE_INTERVAL_MS };
         let wake = self.replica.next_wake().map_or(soon, |wake| wake.clamp(now, soon));

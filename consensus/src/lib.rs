@@ -11,6 +11,7 @@ pub mod archive;
 pub mod batches;
 pub mod chain;
 pub mod core;
+mod early;
 pub mod effect;
 pub mod follower;
 pub mod input;

@@ -33,10 +33,12 @@ pub enum Mutant {
     RankUnchecked,
     /// A client is answered before its batch is cut and written.
     AnswerBeforeWrite,
+    /// A batch is listed although a payment in it is still beyond its payer's window.
+    ListEarly,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -51,6 +53,7 @@ impl Mutant {
         Self::SlotsFall,
         Self::RankUnchecked,
         Self::AnswerBeforeWrite,
+        Self::ListEarly,
     ];
 }
 

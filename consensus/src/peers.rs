@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use zeni_ledger::ValidatorIndex;
 
 use crate::batches::ValidatorSet;
-use crate::message::Status;
+use crate::message::{Mode, Status};
 use crate::time::Millis;
 
 /// A validator is live if it was heard from in the last 10 s.
 pub const LIVE_MS: u64 = 10_000;
-/// A live validator confirms batches at once; one that was silent for three statuses is not waited for.
+/// An active validator confirms batches soon; one that was silent for three statuses is not waited for.
 pub const CONFIRMING_MS: u64 = 3_000;
 
 /// What is known of one peer.
@@ -22,7 +22,7 @@ struct PeerState {
 }
 
 /// The other validators.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Peers {
     peers: BTreeMap<ValidatorIndex, PeerState>,
 }
@@ -73,9 +73,13 @@ impl Peers {
         self.heard_within(LIVE_MS, now)
     }
 
-    /// Every validator heard from in the last [`CONFIRMING_MS`].
+    /// Every validator heard from in the last [`CONFIRMING_MS`] that takes part. One that is still catching up verifies
+    /// what it missed first, so its confirmations come late.
     pub fn confirming(&self, now: Millis) -> ValidatorSet {
-        self.heard_within(CONFIRMING_MS, now)
+        let mut set = self.heard_within(CONFIRMING_MS, now);
+        let told = self.peers.iter().filter_map(|(validator, peer)| Some((validator, &peer.status.as_ref()?.0)));
+        told.filter(|(_, status)| status.mode != Mode::Active).for_each(|(validator, _)| set.remove(*validator));
+        set
     }
 
     fn heard_within(&self, span_ms: u64, now: Millis) -> ValidatorSet {

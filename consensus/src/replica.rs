@@ -14,8 +14,9 @@ use crate::input::Peer;
 use crate::message::{LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, Message, Status};
 use crate::mutation::{Mutant, Mutation};
 use crate::peers::Peers;
-use crate::sync::{BlockSync, Fetcher};
+use crate::sync::{BlockSync, Fetcher, WANTED_MAX};
 use crate::time::Millis;
+use crate::tree::SIDE_BLOCKS_MAX;
 
 /// A block is taken this long before its slot begins on this clock; earlier ones are held.
 pub(crate) const CLOCK_TOLERANCE_MS: u64 = 500;
@@ -177,11 +178,12 @@ impl Replica {
         let mut ready = vec![(id, block, from)];
         while let Some((id, block, from)) = ready.pop() {
             let parent = block.header.parent;
+            let has_room = self.make_room_for(&parent);
             if !self.chain.tree().contains(&parent) {
                 self.adopt_orphan(now, from, id, block, out);
                 continue;
             }
-            if self.chain.tree().side_blocks() >= crate::tree::SIDE_BLOCKS_MAX {
+            if !has_room {
                 report(from, "too many side blocks", out);
                 continue;
             }
@@ -207,6 +209,21 @@ impl Replica {
         }
     }
 
+    /// Whether a block on `parent` may be added. Where there are too many side blocks, those that can never matter go
+    /// first; and the heaviest chain on offer may always grow, or this node could never follow it.
+    fn make_room_for(&mut self, parent: &BlockId) -> bool {
+        if self.chain.tree().side_blocks() < SIDE_BLOCKS_MAX {
+            return true;
+        }
+        self.chain.prune();
+        let tree = self.chain.tree();
+        self.resume = self.resume.filter(|id| tree.contains(id));
+        if !tree.contains(&self.tip) {
+            self.tip = tree.head();
+        }
+        self.chain.tree().side_blocks() < SIDE_BLOCKS_MAX || *parent == self.tip || *parent == self.chain.head()
+    }
+
     fn tip_weight(&self) -> u128 {
         self.chain.tree().node(&self.tip).map_or(0, |node| node.weight)
     }
@@ -221,7 +238,13 @@ impl Replica {
     ) {
         let parent = block.header.parent;
         if self.orphans.len() >= ORPHANS_MAX {
-            return;
+            // Those of the oldest slots give way: what is missing under them was asked for in vain for longest.
+            let oldest = self.orphans.iter().min_by_key(|(_, (orphan, _))| orphan.header.slot);
+            let (oldest, slot) = oldest.map(|(id, (orphan, _))| (*id, orphan.header.slot)).expect("it is full");
+            if block.header.slot <= slot {
+                return;
+            }
+            self.orphans.remove(&oldest);
         }
         self.orphans.insert(id, (block, from));
         if let Some(peer) = from.filter(|_| !self.orphans.contains_key(&parent))
@@ -255,12 +278,12 @@ impl Replica {
     }
 
     /// Stores a verified batch. False if it is stored already.
-    pub(crate) fn store_batch(&mut self, batch: VerifiedBatch, out: &mut Vec<Effect>) -> bool {
+    pub(crate) fn store_batch(&mut self, now: Millis, batch: VerifiedBatch, out: &mut Vec<Effect>) -> bool {
         let digest = batch.digest();
         if !self.batches.insert(&batch, self.me) {
             return false;
         }
-        self.fetcher.done(&digest);
+        self.fetcher.done(&digest, now);
         self.changed |= self.chain.batch_arrived(&digest);
         if self.me.is_some() {
             out.push(Effect::Publish(Message::Batch(batch.clone())));
@@ -269,10 +292,10 @@ impl Replica {
         true
     }
 
-    /// Wants a batch that a peer says it holds.
-    pub(crate) fn want_batch(&mut self, digest: zeni_ledger::BatchDigest) {
+    /// Wants a batch that waits in a peer's pool.
+    pub(crate) fn want_offered(&mut self, digest: zeni_ledger::BatchDigest, peer: ValidatorIndex) {
         if !self.batches.contains(&digest) {
-            self.fetcher.want(digest);
+            self.fetcher.want_offered(digest, peer);
         }
     }
 
@@ -342,8 +365,8 @@ impl Replica {
     /// Asks for what is missing.
     pub(crate) fn drive(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.ask_blocks(now, out);
-        if self.fetcher.is_empty() {
-            let awaited: Vec<_> = self.chain.tree().awaited().take(crate::sync::WANTED_MAX).copied().collect();
+        if self.fetcher.len() < WANTED_MAX.min(self.chain.tree().awaited_len()) / 2 + 1 {
+            let awaited: Vec<_> = self.chain.tree().awaited().take(WANTED_MAX).collect();
             awaited.into_iter().for_each(|digest| self.fetcher.want(digest));
         }
         for (peer, digests) in self.fetcher.questions(now, &self.peers) {
@@ -359,7 +382,8 @@ impl Replica {
         let reachable = self.peers.reachable(now);
         let offers = reachable.iter().filter_map(|peer| self.peers.status(*peer).map(|status| (*peer, status)));
         let unknown = offers.filter(|(_, status)| self.is_wanted(status));
-        let Some((peer, _)) = unknown.max_by_key(|(_, status)| status.weight) else {
+        let choice = unknown.max_by_key(|(peer, status)| (!self.block_sync.is_last_choice(*peer, now), status.weight));
+        let Some((peer, _)) = choice else {
             self.resume = None;
             return;
         };

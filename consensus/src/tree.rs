@@ -1,12 +1,16 @@
 //! The tree of known blocks and which path through it is canonical. It knows weights, not states.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use zeni_ledger::{BatchDigest, Block, BlockId};
 
-/// Blocks beside the canonical chain, at most. A validator signs one block a slot, so honest ones never come near.
+/// Blocks beside the canonical chain, beyond which those go that can never matter, and no others come but such as
+/// extend the heaviest chain.
 pub const SIDE_BLOCKS_MAX: usize = 16_384;
+/// Lighter branches whose tips are this far below the head are dropped when there are too many side blocks: whoever
+/// still builds on one must offer it anew.
+const PRUNE_DEPTH: u64 = 1_024;
 /// Canonical blocks whose bodies stay in memory; older ones are read from the archive.
 pub const BODIES_KEPT: u64 = 128;
 
@@ -234,9 +238,44 @@ impl Tree {
         self.nodes.get_mut(id).expect("a stored block is in the tree").stored = false;
     }
 
-    /// Batches that blocks wait for, in the order of digests.
-    pub fn awaited(&self) -> impl Iterator<Item = &BatchDigest> {
-        self.awaited.keys()
+    /// Batches that blocks wait for, those of the lowest blocks first; some more than once.
+    pub fn awaited(&self) -> impl Iterator<Item = BatchDigest> + '_ {
+        let waiting = self.side.keys().map(|(_, id)| self.expect(id)).filter(|node| node.missing > 0);
+        let digests = waiting.filter_map(|node| node.body.as_ref()).flat_map(|block| block.digests.iter().copied());
+        digests.filter(|digest| self.awaits(digest))
+    }
+
+    /// How many batches blocks wait for.
+    pub fn awaited_len(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Drops side blocks that are invalid, and branches that are lighter than the head and end far below it; `anchor`
+    /// and what it builds on stay.
+    pub fn prune(&mut self, anchor: BlockId) {
+        let head = self.head_node();
+        let (weight, height) = (head.weight, head.height);
+        let mut kept: HashSet<BlockId> = self.branch_to(anchor).into_iter().collect();
+        let mut dropped = Vec::new();
+        // From the top down: what a kept block builds on is kept.
+        for (side_height, id) in self.side.keys().rev() {
+            let node = self.expect(id);
+            let matters = node.weight >= weight || side_height + PRUNE_DEPTH >= height;
+            if kept.contains(id) || matters && node.validity != Validity::Invalid {
+                kept.insert(node.parent);
+            } else {
+                dropped.push((*side_height, *id));
+            }
+        }
+        for key in dropped {
+            self.side.remove(&key);
+            self.nodes.remove(&key.1);
+        }
+        let nodes = &self.nodes;
+        self.awaited.retain(|_, waiting| {
+            waiting.retain(|id| nodes.contains_key(id));
+            !waiting.is_empty()
+        });
     }
 
     /// Puts a body back that was read from the archive, for execution.
@@ -267,5 +306,70 @@ impl Tree {
         }
         locator.push(self.canonical[0]);
         locator
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeni_ledger::block::transactions_root;
+    use zeni_ledger::{BlockHeader, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
+
+    fn id(branch: u8, height: u64) -> BlockId {
+        let mut bytes = [branch; 32];
+        bytes[..8].copy_from_slice(&height.to_le_bytes());
+        BlockId(bytes)
+    }
+
+    fn add(tree: &mut Tree, branch: u8, height: u64, parent: BlockId, digests: Vec<BatchDigest>) {
+        let header = BlockHeader {
+            proposer: ValidatorIndex(0),
+            rank: 0,
+            height,
+            slot: height,
+            parent,
+            transactions_root: transactions_root(&digests),
+            state_root: StateRoot([0; 32]),
+            receipts_root: ReceiptsRoot([0; 32]),
+            receipts: 0,
+        };
+        let missing = digests.clone();
+        let block = Arc::new(Block { header, digests, signature: SignatureBytes([0; 64]) });
+        tree.insert(id(branch, height), block, 3, &missing);
+    }
+
+    /// A canonical chain of `height` blocks.
+    fn chain(height: u64) -> Tree {
+        let genesis = id(0, 0);
+        let mut tree = Tree::new(genesis);
+        for at in 1..=height {
+            add(&mut tree, 0, at, id(0, at - 1), Vec::new());
+            tree.extend(id(0, at));
+        }
+        tree
+    }
+
+    #[test]
+    fn pruning_drops_what_can_never_matter_and_nothing_else() {
+        let top = PRUNE_DEPTH + 100;
+        let mut tree = chain(top);
+        // A light old branch, a branch that is as high as the head, the checkpoint's branch, and an invalid one.
+        for height in 11..20 {
+            add(&mut tree, 1, height, id(u8::from(height > 11), height - 1), vec![BatchDigest([height as u8; 32])]);
+            add(&mut tree, 3, height, id(if height > 11 { 3 } else { 0 }, height - 1), Vec::new());
+        }
+        for height in 51..=top {
+            add(&mut tree, 2, height, id(if height > 51 { 2 } else { 0 }, height - 1), Vec::new());
+        }
+        add(&mut tree, 4, top + 1, id(0, top), Vec::new());
+        tree.invalidate(id(4, top + 1));
+        tree.prune(id(3, 14));
+        assert!((11..20).all(|height| !tree.contains(&id(1, height))), "light and old");
+        assert_eq!(tree.awaited_len(), 0, "nobody waits for their batches any more");
+        assert!((51..=top).all(|height| tree.contains(&id(2, height))), "its tip may still win");
+        assert!((11..=14).all(|height| tree.contains(&id(3, height))), "the checkpoint stands there");
+        assert!((15..20).all(|height| !tree.contains(&id(3, height))), "above the checkpoint");
+        assert!(!tree.contains(&id(4, top + 1)), "invalid");
+        assert_eq!(tree.side_blocks() as u64, top - 50 + 4);
     }
 }

@@ -220,6 +220,54 @@ fn no_slot_is_signed_twice_across_a_restart() {
 }
 
 #[test]
+fn a_block_in_the_log_counts_as_signed_though_the_safety_record_is_older() {
+    let mut cluster = Cluster::start(1);
+    cluster.run(INTERVAL_MS + 300);
+    let (slot, height) = (cluster.core(0).status().slot, cluster.height(0));
+    cluster.kill(0);
+    // The crash came between the two writes; and the block turns out false, so the node stands below its slot again.
+    let disk = &mut cluster.nodes[0].disk;
+    let own = disk.blocks.pop().unwrap();
+    assert_eq!(own.header.slot, slot);
+    let header = BlockHeader { state_root: StateRoot([1; 32]), ..own.header };
+    let block = Arc::new(Block::sign(header, Vec::new(), &validator_key(0), &cluster.genesis.id()));
+    disk.block_ids.insert(block.id(&cluster.genesis.id()), block.clone());
+    disk.blocks.push(block);
+    disk.safety.as_mut().unwrap().last_signed_slot = slot - 1;
+    cluster.boot(0);
+    cluster.run(300);
+    assert_eq!(cluster.height(0), height - 1, "slot {slot} is not signed again");
+    cluster.run_slots(1);
+    assert_eq!(cluster.core(0).status().slot, slot + 1);
+}
+
+#[test]
+fn a_payment_at_the_edge_of_its_window_waits_for_those_before_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    let genesis = cluster.genesis.clone();
+    // Account 0's first payments are known to node 0 alone, and included there; the next one, just beyond the first
+    // window, is given to node 2 as a batch of node 0's.
+    cluster.cut(0, 1);
+    cluster.cut(0, 2);
+    let first: Vec<_> = (0..128).map(|sequence| payment(&genesis, 0, 5, sequence, 1)).collect();
+    cluster.ask(0, &first);
+    cluster.run_slots(15);
+    assert_eq!(cluster.balance(0, 5), 1_128);
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 0, 6, 128, 1)]), [Verdict::Accepted { copies: 1 }]);
+    cluster.run(500);
+    let last = cluster.nodes[0].disk.batch_order.last().unwrap().digest;
+    let batch = cluster.nodes[0].disk.batches[&last].clone();
+    cluster.give(2, Input::Message { from: from(0), message: Message::Batch(batch) });
+    cluster.run_slots(20);
+    assert_eq!(cluster.balance(2, 6), 1_000, "no proposer lists it where it would be skipped");
+    cluster.heal();
+    cluster.run_slots(12);
+    assert!(cluster.agree());
+    assert_eq!((cluster.balance(2, 5), cluster.balance(2, 6)), (1_128, 1_001));
+}
+
+#[test]
 fn a_node_without_its_safety_record_only_follows() {
     let mut cluster = Cluster::start(2);
     cluster.run_slots(2);

@@ -404,7 +404,8 @@ mod tests {
 
     #[test]
     fn a_coefficient_is_the_sum_of_its_digits() {
-        for digits in [[0; 16], [127; 16], [-128; 16], [-1; 16], std::array::from_fn(|place| (37 * place) as u8 as i8)] {
+        for digits in [[0; 16], [127; 16], [-128; 16], [-1; 16], std::array::from_fn(|place| (37 * place) as u8 as i8)]
+        {
             let by_horner = digits.iter().rev().fold(Scalar::ZERO, |sum, digit: &i8| {
                 let magnitude = Scalar::from(digit.unsigned_abs());
                 sum * Scalar::from(256u32) + if *digit < 0 { -magnitude } else { magnitude }

@@ -38,7 +38,7 @@ impl Core {
         };
         match message {
             Message::Status(status) => self.receive_status(now, validator, status, out)?,
-            Message::Batch(batch) => self.receive_batch(validator, batch, out),
+            Message::Batch(batch) => self.receive_batch(now, validator, batch, out),
             Message::Stored(digests) => {
                 for digest in &digests {
                     self.replica.batches.confirm(digest, validator);
@@ -108,7 +108,7 @@ impl Core {
         Ok(())
     }
 
-    fn receive_batch(&mut self, from: ValidatorIndex, batch: VerifiedBatch, out: &mut Vec<Effect>) {
+    fn receive_batch(&mut self, now: Millis, from: ValidatorIndex, batch: VerifiedBatch, out: &mut Vec<Effect>) {
         let digest = batch.digest();
         self.replica.batches.confirm(&digest, from);
         if self.replica.batches.contains(&digest) {
@@ -127,7 +127,7 @@ impl Core {
             out.push(Effect::Event(Event::Misbehaviour { peer, what: "too many unlisted batches" }));
             return;
         }
-        self.replica.store_batch(batch.clone(), out);
+        self.replica.store_batch(now, batch.clone(), out);
         self.replica.batches.confirm(&digest, from);
         if !self.replica.chain.lists(&digest) {
             let arrival = self.replica.batches.info(&digest).expect("stored just now").arrival;
@@ -142,7 +142,7 @@ impl Core {
             if self.replica.batches.confirm(digest, from) {
                 stored.push(*digest);
             } else if !self.mutation.is(Mutant::NoPoolExchange) {
-                self.replica.want_batch(*digest);
+                self.replica.want_offered(*digest, from);
             }
         }
         if !stored.is_empty() {

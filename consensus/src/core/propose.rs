@@ -28,7 +28,6 @@ impl Core {
             return Ok(());
         }
         let digests = self.batches_to_list(now);
-        let batches = digests.len();
         let (me, key) = (self.config.me, self.config.key.clone());
         let safety = SafetyRecord { last_signed_slot: slot };
         let applied = self.replica.chain.propose(slot, me, &key, digests, &mut self.replica.batches, archive)?;
@@ -38,7 +37,7 @@ impl Core {
         self.replica.note_proposal(id, &block, out);
         let change = self.replica.publish(ChainChange { applied: vec![applied], ..ChainChange::default() }, out);
         self.update_pool(&change, archive)?;
-        let height = block.header.height;
+        let (height, batches) = (block.header.height, block.digests.len());
         out.push(Effect::Broadcast(Message::Block(block)));
         out.push(Effect::Event(Event::Proposed { block: id, height, slot, batches }));
         self.next_status = now;

@@ -105,7 +105,7 @@ impl Core {
             self.forming.payments.push(payment);
             self.forming.origins.push((request, place));
             if self.forming.payments.len() == BATCH_CUT_PAYMENTS {
-                self.cut(out);
+                self.cut(now, out);
             }
         }
     }
@@ -165,12 +165,12 @@ impl Core {
     /// Cuts the forming batch if it waited long enough.
     pub(super) fn cut_if_due(&mut self, now: Millis, out: &mut Vec<Effect>) {
         if self.forming.due().is_some_and(|due| now >= due) {
-            self.cut(out);
+            self.cut(now, out);
         }
     }
 
     /// Signs the forming batch, has it stored, pushes it to every peer, and answers whose payments are all stored.
-    fn cut(&mut self, out: &mut Vec<Effect>) {
+    fn cut(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.forming.since = None;
         let payments = std::mem::take(&mut self.forming.payments);
         let origins = std::mem::take(&mut self.forming.origins);
@@ -178,7 +178,7 @@ impl Core {
         let genesis = self.replica.chain.genesis_id();
         let batch = Batch::sign(self.config.me, self.batch_number, payments, &self.config.key, &genesis);
         let batch = VerifiedBatch::vouch(batch, &genesis);
-        self.replica.store_batch(batch.clone(), out);
+        self.replica.store_batch(now, batch.clone(), out);
         let arrival = self.replica.batches.info(&batch.digest()).expect("stored just now").arrival;
         self.pool.add(arrival, &batch, true);
         out.push(Effect::Broadcast(Message::Batch(batch)));

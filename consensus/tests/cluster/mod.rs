@@ -180,6 +180,7 @@ impl Cluster {
             boot: self.boots,
             nonce: 1_000 + self.boots,
             joining_ms: 60_000,
+            step_payments_max: 3,
         };
         let (core, effects) = Core::recover(config, self.genesis.clone(), recovered, self.now).unwrap();
         self.nodes[usize::from(validator)].core = Some(core);
