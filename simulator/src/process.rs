@@ -64,6 +64,7 @@ pub struct Identity {
     pub boot: u64,
     pub nonce: u64,
     pub joining_ms: u64,
+    pub step_payments_max: u64,
     pub breakage: Breakage,
 }
 
@@ -134,8 +135,14 @@ pub fn start(
     let (machine, first) = match identity.validator {
         Some(me) => {
             let key = world.keys[me.as_usize()].clone();
-            let config =
-                Config { me, key, boot: identity.boot, nonce: identity.nonce, joining_ms: identity.joining_ms };
+            let config = Config {
+                me,
+                key,
+                boot: identity.boot,
+                nonce: identity.nonce,
+                joining_ms: identity.joining_ms,
+                step_payments_max: identity.step_payments_max,
+            };
             let mutation = identity.breakage.mutation();
             let (core, first) = Core::recover_with(config, world.genesis.clone(), recovered, now, mutation)?;
             (Machine::Core(Box::new(core)), first)

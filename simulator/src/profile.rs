@@ -1,5 +1,7 @@
 //! How one seed's world behaves: sizes, speeds and error rates, drawn from the seed.
 
+use zeni_consensus::chain::STEP_PAYMENTS_MAX;
+
 use crate::dice::Dice;
 
 /// Slots with faults, at least.
@@ -20,6 +22,8 @@ pub struct Profile {
     pub faults: u64,
     /// How long a starting node waits for the others.
     pub joining_ms: u64,
+    /// Payments that one step of a validator executes: often so few that reorganisations take many steps.
+    pub step_payments_max: u64,
     pub latency_ms: (u64, u64),
     /// Of a thousand messages.
     pub loss: u64,
@@ -48,6 +52,7 @@ impl Profile {
             payments: dice.between(PAYMENTS_MIN + 10, PAYMENTS_MIN + 150),
             faults: dice.between(FAULTS_MIN, FAULTS_MIN + 8),
             joining_ms: dice.between(4_000, 20_000),
+            step_payments_max: if dice.chance(500) { dice.between(1, 40) } else { STEP_PAYMENTS_MAX },
             latency_ms: (dice.between(0, 20), dice.between(20, if rough { 600 } else { 80 })),
             loss: if rough { dice.between(1, 60) } else { 0 },
             duplication: if rough { dice.between(0, 40) } else { 0 },

@@ -32,11 +32,6 @@ pub struct Workload {
     wishes: Vec<Wish>,
 }
 
-/// How often a payment's sequence lies near the far end of its window. Not yet: a payment that was in the window when it
-/// was accepted can be listed on another branch in front of those that moved the window, and is skipped there for good
-/// (with a weight of 20, seed 20129). What shall become of such payments is to be decided in the core.
-const WINDOW_EDGE_WEIGHT: u64 = 0;
-
 /// Which kind of payment is made.
 const KINDS: [(Kind, u64); 13] = [
     (Kind::Good, 660),
@@ -48,7 +43,7 @@ const KINDS: [(Kind, u64); 13] = [
     (Kind::LongValid, 30),
     (Kind::Mint, 30),
     (Kind::BeyondWindow, 10),
-    (Kind::WindowEdge, WINDOW_EDGE_WEIGHT),
+    (Kind::WindowEdge, 20),
     (Kind::UnknownReceiver, 10),
     (Kind::Malformed, 10),
     (Kind::Expired, 10),
