@@ -9,24 +9,27 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use tokio::task::JoinSet;
-use zeni_consensus::{Message, Refusal, Verdict};
+use zeni_consensus::{Message, Mode, Refusal, Verdict};
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::{
     Batch, BatchDigest, Block, BlockHeader, Payment, PublicKey, ReceiptsRoot, StateRoot, ValidatorIndex,
 };
 use zeni_loadgen::book::Book;
 use zeni_loadgen::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
+use zeni_loadgen::faults::{Faults, Scene};
 use zeni_loadgen::follow;
+use zeni_loadgen::http::Http;
 use zeni_loadgen::link::{self, Link, NodeAddress};
+use zeni_loadgen::network::Network;
 use zeni_loadgen::plan::Role as KeyOf;
 use zeni_loadgen::prepare::{Parameters, Prepared, prepare};
 use zeni_loadgen::router::{Preference, Router};
-use zeni_loadgen::scenario::{Full, Phase, Rate};
+use zeni_loadgen::scenario::{Fault, FaultKind, Full, Phase, Rate};
 use zeni_loadgen::schedule::Pacer;
 use zeni_loadgen::storm_clock::StormClock;
 use zeni_loadgen::tracker::Tracker;
 use zeni_schemas::message;
-use zeni_schemas::request::{Reply, Request, RequestError, decode_request, encode_reply};
+use zeni_schemas::request::{NodeInfo, Reply, Request, RequestError, decode_request, encode_reply};
 use zeni_schemas::{Hello, Role};
 use zeni_transport::{Class, CloseCode, Connection, Endpoint, TransportConfig};
 
@@ -281,4 +284,66 @@ async fn a_follower_goes_on_with_another_node_when_one_leaves_it() {
         reached = tokio::time::timeout(PATIENCE, done) => reached.expect("the chain is never followed"),
     }
     assert_eq!(book.tally().included, ACCOUNTS);
+}
+
+/// What a node tells of itself, active at this height.
+fn active_at(prepared: &Prepared, place: u16, height: u64) -> Option<Reply> {
+    Some(Reply::Node(NodeInfo {
+        genesis: prepared.genesis_id,
+        key: prepared.genesis.validators[usize::from(place)].key,
+        boot: 1,
+        mode: Mode::Active,
+        height,
+        slot: height,
+        head: prepared.genesis.block_id(),
+        state_root: StateRoot([2; 32]),
+        pending: 0,
+        live: 3,
+        version: "0".into(),
+    }))
+}
+
+#[tokio::test]
+async fn a_node_is_back_only_when_it_is_near_the_head_that_is_told_after_its_own_answer() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = Arc::new(prepared(root.path()));
+    // The head moves by two blocks as soon as the target has answered for the first time; the target follows at its
+    // third answer, for it is also asked when the best height is looked for.
+    let target = {
+        let prepared = Arc::clone(&prepared);
+        node(&prepared.clone(), 0, Arc::new(move |nth, _| active_at(&prepared, 0, if nth < 2 { 5 } else { 7 })))
+    };
+    let other = {
+        let (prepared, heard) = (Arc::clone(&prepared), Arc::clone(&target.heard));
+        let height = move || if heard.load(Relaxed) == 0 { 5 } else { 7 };
+        node(&prepared.clone(), 1, Arc::new(move |_, _| active_at(&prepared, 1, height())))
+    };
+    let plan = prepared.plan();
+    let endpoint = link::dialler(&plan.role_key(KeyOf::Submitter), prepared.genesis_id, Role::Client).unwrap();
+    let nodes = [&other, &target].map(|node| node.address.clone());
+    let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), endpoint.clone())).collect();
+    let mut keepers = JoinSet::new();
+    links.iter().for_each(|link| drop(keepers.spawn(Arc::clone(link).keep_up())));
+    while !links.iter().all(|link| link.is_up()) {
+        tokio::task::yield_now().await;
+    }
+    let (directory, genesis_file) = (root.path().to_path_buf(), root.path().join("genesis.toml"));
+    let network = Network { directory, genesis_file, nodes: nodes.to_vec(), api: None, members: Vec::new() };
+    let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(ACCOUNTS)));
+    let scene = Scene {
+        network: Arc::new(tokio::sync::Mutex::new(network)),
+        meter: Arc::default(),
+        links,
+        tracker: Arc::new(Mutex::new(tracker)),
+        http: Http::default(),
+        api: None,
+        clock: StormClock::starting_in(Duration::ZERO),
+        patience: PATIENCE,
+    };
+    let fault = Fault { kind: FaultKind::Pause, targets: vec![target.address.name.clone()], at_s: 0, duration_s: 0 };
+    let faults = Faults::start(&scene, &[fault]);
+    let (records, failures) = faults.end(tokio::time::Instant::now() + PATIENCE).await.unwrap();
+    assert_eq!(failures, Vec::<String>::new());
+    assert!(records[0].resync_s.is_some());
+    assert!(target.heard.load(Relaxed) >= 3, "it was taken for back while it was two blocks behind");
 }
