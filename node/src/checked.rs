@@ -20,15 +20,15 @@ pub fn deliver(checked: Checked, core: &CoreSender) {
                 core.bulk(Task::Submission { pending, payments: good }, None);
             }
         }
-        Checked::Batch { from, verdict, payments, permit } => match verdict {
+        Checked::Batch { from, verdict, payments, passage } => match verdict {
             BatchVerdict::Verified(batch) => {
                 count_signatures(payments, 0);
                 let message = Message::Batch(batch);
-                core.bulk(Task::Step(Input::Message { from, message }), Some(permit));
+                core.bulk(Task::Step(Input::Message { from, message }), Some(passage));
             }
             BatchVerdict::BadPayment { author, digest, bad } => {
                 count_signatures(payments - bad, bad);
-                core.control(Task::Step(Input::BadBatch { author, digest }), Some(permit));
+                core.control(Task::Step(Input::BadBatch { author, digest }), Some(passage));
             }
             BatchVerdict::BadAuthor => {
                 counter!("zeni_misbehaviour_total", "kind" => "bad_author").increment(1);

@@ -2,17 +2,18 @@
 //!
 //! The channels themselves are unbounded, and still nothing grows: every item was let in by one of the named limits
 //! (`limits.ingress_payments`, `client_requests`, `peer_batches`, `peer_messages`, the verification jobs in flight), and
-//! carries the permit that gives the room back when the core has taken the item.
+//! carries the passage that gives the room back when the core has taken the item.
 
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use zeni_consensus::Input;
 use zeni_ledger::{AccountId, Payment, TransactionId};
 use zeni_schemas::request::Reply;
 
 use crate::admission::Admitted;
+use crate::copies::Passage;
 use crate::submission::PendingSubmission;
 
 /// Something that the core thread is to do.
@@ -41,7 +42,7 @@ pub enum Question {
 #[derive(Debug)]
 struct Queued {
     task: Task,
-    _permit: Option<OwnedSemaphorePermit>,
+    _passage: Option<Passage>,
 }
 
 /// The senders' end. Cheap to clone.
@@ -77,13 +78,13 @@ pub fn core_queue() -> (CoreSender, CoreReceiver) {
 
 impl CoreSender {
     /// Queues a small task. After the core thread ended it goes nowhere: the process is ending too.
-    pub fn control(&self, task: Task, permit: Option<OwnedSemaphorePermit>) {
-        let _ = self.control.send(Queued { task, _permit: permit });
+    pub fn control(&self, task: Task, passage: Option<Passage>) {
+        let _ = self.control.send(Queued { task, _passage: passage });
     }
 
     /// Queues payments.
-    pub fn bulk(&self, task: Task, permit: Option<OwnedSemaphorePermit>) {
-        let _ = self.bulk.send(Queued { task, _permit: permit });
+    pub fn bulk(&self, task: Task, passage: Option<Passage>) {
+        let _ = self.bulk.send(Queued { task, _passage: passage });
     }
 
     /// Tasks that wait: small ones, and those with payments.
@@ -148,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn taking_a_task_gives_its_permit_back() {
+    fn taking_a_task_gives_its_room_back() {
         let (sender, receiver) = core_queue();
         let room = Arc::new(Semaphore::new(1));
-        sender.bulk(Task::Checkpoint, Some(Arc::clone(&room).try_acquire_owned().unwrap()));
+        sender.bulk(Task::Checkpoint, Some(Arc::clone(&room).try_acquire_owned().unwrap().into()));
         assert_eq!(room.available_permits(), 0);
         assert!(matches!(receiver.next(None), Received::Task(Task::Checkpoint)));
         assert_eq!(room.available_permits(), 1);

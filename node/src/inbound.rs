@@ -7,6 +7,7 @@ use zeni_consensus::{Input, Message, Peer, Status};
 use zeni_ledger::{Batch, BatchDigest, VerifiedBatch};
 
 use crate::config::Limits;
+use crate::copies::{Passage, Seen};
 use crate::core_queue::Task;
 use crate::links::kind;
 use crate::services::Services;
@@ -76,15 +77,33 @@ impl Inbound {
         match message.try_map_batch(Err::<VerifiedBatch, Batch>) {
             Ok(message) => {
                 let permit = acquire(&self.messages).await;
-                services.core.control(Task::Step(Input::Message { from: self.peer, message }), Some(permit));
+                services.core.control(Task::Step(Input::Message { from: self.peer, message }), Some(permit.into()));
             }
             Err(batch) => {
-                let permit = acquire(&self.batches).await;
-                let what = What::Batch { from: self.peer, batch, permit };
-                services.verify.send(Work { what, suspicion: self.suspicion.clone() });
+                let room = acquire(&self.batches).await;
+                self.take_batch(batch, room, services);
             }
         }
         Ok(())
+    }
+
+    /// Only what is neither stored nor under way is worth checking every signature.
+    fn take_batch(&self, batch: Batch, room: OwnedSemaphorePermit, services: &Services) {
+        let from = self.peer;
+        match services.under_way.look(batch, &services.genesis.id(), &services.reader) {
+            Seen::Stored(batch) => {
+                metrics::counter!("zeni_batch_copies_total", "found" => "stored").increment(1);
+                let message = Message::Batch(batch);
+                services.core.bulk(Task::Step(Input::Message { from, message }), Some(room.into()));
+            }
+            Seen::UnderWay => {
+                metrics::counter!("zeni_batch_copies_total", "found" => "under_way").increment(1);
+            }
+            Seen::New(batch, claim) => {
+                let what = What::Batch { from, batch, passage: Passage::new(room, Some(claim)) };
+                services.verify.send(Work { what, suspicion: self.suspicion.clone() });
+            }
+        }
     }
 
     /// Whether this peer's message goes on; an offence closes the connection.

@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod committer;
 pub mod config;
+pub mod copies;
 pub mod core_queue;
 pub mod core_thread;
 pub mod dial;

@@ -20,6 +20,7 @@ use crate::checked::deliver;
 use crate::checkpoint;
 use crate::clock;
 use crate::committer::{self, Turn};
+use crate::copies::UnderWay;
 use crate::core_queue::{CoreReceiver, CoreSender, Task, core_queue};
 use crate::core_thread::{CoreFailure, CoreThread, Identity};
 use crate::key;
@@ -113,6 +114,7 @@ impl Node {
             links,
             reader,
             unsynced,
+            under_way: UnderWay::default(),
         });
         let guests = Arc::new(setup.guests);
         let mut tasks = JoinSet::new();

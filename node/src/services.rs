@@ -7,6 +7,7 @@ use zeni_storage::{DiskFiles, Reader};
 
 use crate::admission::Admission;
 use crate::config::Limits;
+use crate::copies::UnderWay;
 use crate::core_queue::CoreSender;
 use crate::links::Links;
 use crate::unsynced::Unsynced;
@@ -26,4 +27,5 @@ pub struct Services {
     pub links: Arc<Links>,
     pub reader: Reader<DiskFiles>,
     pub unsynced: Arc<Unsynced>,
+    pub under_way: UnderWay,
 }

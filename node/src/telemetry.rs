@@ -93,6 +93,7 @@ describe! {
     describe_gauge "zeni_followers_connected" "Connections of followers.";
     describe_counter "zeni_peer_messages_total" "Messages of peers and followers, by kind and direction.";
     describe_counter "zeni_batch_pushes_dropped_total" "Batches not pushed because the peer's queue was full.";
+    describe_counter "zeni_batch_copies_total" "Batches of peers not verified again, by what was found of them.";
     describe_counter "zeni_fetches_dropped_total" "Requests for batches not served because too many wait.";
     describe_counter "zeni_slow_peers_total" "Connections closed because the peer did not take its messages.";
     describe_counter "zeni_connections_refused_total" "Connections turned away in the handshake, by reason.";

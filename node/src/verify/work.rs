@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::OwnedSemaphorePermit;
 use zeni_consensus::{Peer, Refusal};
 use zeni_ledger::signature::verify_payments;
 use zeni_ledger::{
     Batch, BatchDigest, Genesis, GenesisId, Payment, PublicKey, TransactionId, ValidatorIndex, VerifiedBatch,
 };
 
+use crate::copies::Passage;
 use crate::submission::PendingSubmission;
 use crate::verify::job::Weigh;
 
@@ -41,7 +41,7 @@ pub enum What {
     /// Those payments of a client's submission that are not refused yet, with their positions.
     Submission { pending: PendingSubmission, positions: Vec<u16>, payments: Vec<Payment> },
     /// A batch that a peer sent.
-    Batch { from: Peer, batch: Batch, permit: OwnedSemaphorePermit },
+    Batch { from: Peer, batch: Batch, passage: Passage },
 }
 
 /// What verification found.
@@ -57,7 +57,7 @@ pub enum Checked {
         from: Peer,
         verdict: BatchVerdict,
         payments: usize,
-        permit: OwnedSemaphorePermit,
+        passage: Passage,
     },
 }
 
@@ -135,13 +135,13 @@ impl Verifier {
                     .collect();
                 Checked::Submission { pending, good, bad: bad.len() }
             }
-            What::Batch { from, batch, permit } => {
+            What::Batch { from, batch, passage } => {
                 let payments = batch.payments.len();
                 let verdict = self.judge_batch(batch, bad.len());
                 if verdict == BatchVerdict::BadAuthor {
                     work.suspicion.raise();
                 }
-                Checked::Batch { from, verdict, payments, permit }
+                Checked::Batch { from, verdict, payments, passage }
             }
         }
     }
@@ -198,8 +198,8 @@ mod tests {
 
     fn batch_work(author: u16, signer: u8, payments: Vec<Payment>) -> Work {
         let batch = Batch::sign(ValidatorIndex(author), 1, payments, &key(signer), &GENESIS);
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Work { what: What::Batch { from: PEER, batch, permit }, suspicion: Suspicion::default() }
+        let passage = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap().into();
+        Work { what: What::Batch { from: PEER, batch, passage }, suspicion: Suspicion::default() }
     }
 
     fn verdicts(checked: Vec<Checked>) -> Vec<BatchVerdict> {
