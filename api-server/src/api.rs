@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use zeni_client::{NodePool, PoolError};
 use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
 
 use crate::chronicle::{Chronicle, ChronicleError, Inclusion};
 use crate::config::Limits;
-use crate::follower::{AccountQuery, AccountView};
+use crate::follower::{AccountQuery, AccountView, Question};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::submissions::{Promise, Submissions};
@@ -23,7 +24,8 @@ pub struct Api {
     pub nodes: Arc<NodePool>,
     pub progress: Arc<Progress>,
     pub submissions: Submissions,
-    pub accounts: mpsc::Sender<AccountQuery>,
+    /// To the follower's state.
+    pub questions: mpsc::Sender<Question>,
     pub limits: Limits,
     pub metrics: PrometheusHandle,
     /// Event streams that may still be opened.
@@ -67,14 +69,25 @@ impl Api {
     /// Submits payments to a node, and to another one if it does not answer in time. Answers for each in order, once at
     /// least one node has on disk what is accepted.
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<(TransactionId, Submitted)>, Problem> {
+        let deadline = Instant::now() + self.limits.answer_timeout();
         let verdicts = self.nodes.submit(payments).await.map_err(|error| pool_problem(&error))?;
         let genesis = self.chronicle.genesis_id();
         let ids: Vec<TransactionId> = payments.iter().map(|payment| payment.id(&genesis)).collect();
         self.remember(payments, &ids, &verdicts);
-        let mut answers = Vec::with_capacity(payments.len());
-        for (id, verdict) in ids.into_iter().zip(verdicts) {
-            answers.push((id, self.judge(id, verdict).await?));
-        }
+        let used = |verdict: &Verdict| *verdict == Verdict::Refused(Refusal::SequenceUsed);
+        let repeated = ids.iter().zip(payments).zip(&verdicts).filter(|(_, verdict)| used(verdict));
+        let repeated: Vec<(TransactionId, Payment)> = repeated.map(|((id, payment), _)| (*id, *payment)).collect();
+        let mut users = self.who_used(&repeated, deadline).await?.into_iter();
+        let judge = |verdict: Verdict| match verdict {
+            Verdict::Accepted { copies } => Submitted::Accepted { copies },
+            Verdict::Known { copies } => Submitted::Known { copies },
+            // The sequence may have been used by this very payment.
+            Verdict::Refused(Refusal::SequenceUsed) => {
+                users.next().flatten().map_or(Submitted::Refused(Refusal::SequenceUsed), Submitted::OnChain)
+            }
+            Verdict::Refused(refusal) => Submitted::Refused(refusal),
+        };
+        let answers: Vec<_> = ids.into_iter().zip(verdicts.into_iter().map(judge)).collect();
         count(&answers);
         Ok(answers)
     }
@@ -88,19 +101,6 @@ impl Api {
             Verdict::Refused(_) => None,
         });
         self.submissions.remember(promises);
-    }
-
-    async fn judge(&self, id: TransactionId, verdict: Verdict) -> Result<Submitted, Problem> {
-        Ok(match verdict {
-            Verdict::Accepted { copies } => Submitted::Accepted { copies },
-            Verdict::Known { copies } => Submitted::Known { copies },
-            // The sequence may have been used by this very payment.
-            Verdict::Refused(Refusal::SequenceUsed) => match self.find(id).await? {
-                Some(inclusion) => Submitted::OnChain(inclusion),
-                None => Submitted::Refused(Refusal::SequenceUsed),
-            },
-            Verdict::Refused(refusal) => Submitted::Refused(refusal),
-        })
     }
 
     async fn find(&self, id: TransactionId) -> Result<Option<Inclusion>, Problem> {
@@ -160,13 +160,7 @@ impl Api {
 
     /// An account at the head.
     pub async fn account(&self, id: AccountId, with_proof: bool) -> Result<AccountView, Problem> {
-        let (reply, answer) = oneshot::channel();
-        let query = AccountQuery { id, with_proof, reply };
-        self.accounts.try_send(query).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Problem::overloaded("too many questions for accounts wait", 1),
-            mpsc::error::TrySendError::Closed(_) => Problem::not_ready("the server is stopping"),
-        })?;
-        answer.await.map_err(|_| Problem::not_ready("the server is stopping"))
+        self.ask(|reply| Question::Account(AccountQuery { id, with_proof, reply })).await
     }
 }
 

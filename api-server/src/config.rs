@@ -213,6 +213,11 @@ impl Limits {
         Duration::from_millis(self.request_timeout_ms)
     }
 
+    /// How long nodes and the chain may be waited for, so that what was learnt can still be answered.
+    pub fn answer_timeout(&self) -> Duration {
+        self.request_timeout().mul_f32(0.9)
+    }
+
     pub fn header_timeout(&self) -> Duration {
         Duration::from_millis(self.header_timeout_ms)
     }

@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use zeni_client::follow::{FollowEvent, FollowHandle};
 use zeni_consensus::{ChainChange, Effect, Event, Follower, HaltReason, Input, Millis, Peer};
+use zeni_ledger::window::SequenceError;
 use zeni_ledger::{
-    Account, AccountId, BlockId, Genesis, GenesisId, PublicKey, StateRoot, ValidatorIndex, VerifiedBatch,
+    Account, AccountId, BlockId, Genesis, GenesisId, PublicKey, Sequence, State, StateRoot, ValidatorIndex,
+    VerifiedBatch,
 };
 use zeni_storage::{DiskFiles, StorageError, Store, Syncer};
 
@@ -37,10 +39,42 @@ pub struct AccountView {
 
 /// A question to the follower's state.
 #[derive(Debug)]
+pub enum Question {
+    Account(AccountQuery),
+    Sequences(SequenceQuery),
+}
+
+/// What an account holds.
+#[derive(Debug)]
 pub struct AccountQuery {
     pub id: AccountId,
     pub with_proof: bool,
     pub reply: oneshot::Sender<AccountView>,
+}
+
+/// Which sequences of accounts are used.
+#[derive(Debug)]
+pub struct SequenceQuery {
+    pub sequences: Vec<(AccountId, Sequence)>,
+    pub reply: oneshot::Sender<SequenceView>,
+}
+
+/// Which sequences are used at a height, in the order of the question.
+#[derive(Debug, Clone)]
+pub struct SequenceView {
+    pub height: u64,
+    pub used: Vec<bool>,
+}
+
+impl SequenceView {
+    /// As `state`, which stands at `height`, has them. An account that does not exist has used none.
+    pub fn of(state: &State, height: u64, sequences: &[(AccountId, Sequence)]) -> Self {
+        let is_used = |(id, sequence): &(AccountId, Sequence)| {
+            let account = state.account(id);
+            account.is_some_and(|account| account.window().check(*sequence) == Err(SequenceError::Used))
+        };
+        Self { height, used: sequences.iter().map(is_used).collect() }
+    }
 }
 
 /// Why the thread ended.
@@ -87,7 +121,7 @@ impl FollowerThread {
         ledger: Ledger,
         around: Surroundings,
         ended: oneshot::Sender<()>,
-    ) -> Result<(Self, mpsc::Sender<AccountQuery>), FollowerFailure> {
+    ) -> Result<(Self, mpsc::Sender<Question>), FollowerFailure> {
         let (queries, questions) = mpsc::channel(QUERIES_MAX);
         let (stop, stopped) = oneshot::channel();
         let runtime = Handle::current();
@@ -156,7 +190,7 @@ impl Following {
 
     async fn run(
         mut self,
-        mut questions: mpsc::Receiver<AccountQuery>,
+        mut questions: mpsc::Receiver<Question>,
         mut stopped: oneshot::Receiver<()>,
     ) -> Result<(), FollowerFailure> {
         loop {
@@ -295,8 +329,16 @@ impl Following {
         Ok(())
     }
 
-    fn answer(&self, question: AccountQuery) {
+    fn answer(&self, question: Question) {
         let ((head, height), state) = (self.follower.head(), self.follower.state());
+        let question = match question {
+            Question::Account(question) => question,
+            Question::Sequences(question) => {
+                // Who asked may wait no more.
+                question.reply.send(SequenceView::of(state, height, &question.sequences)).ok();
+                return;
+            }
+        };
         let account = state.account(&question.id).cloned();
         let proof = question.with_proof.then(|| zeni_ledger::proof::prove(state, &question.id).to_bytes());
         let view = AccountView { height, head, state_root: state.root(), account, proof };

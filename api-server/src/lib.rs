@@ -15,6 +15,7 @@ pub mod payment_json;
 pub mod problem;
 pub mod process;
 pub mod progress;
+mod repeat;
 pub mod rfc3339;
 pub mod routes;
 pub mod run;

@@ -95,6 +95,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_node", "No node answered", detail).retry_after(1)
     }
 
+    /// Whether the payment was or will be executed cannot be said yet.
+    pub fn unclear() -> Self {
+        let detail = "whether the payment was taken is not clear yet; send the same signed bytes again, which is always \
+                      safe, or ask for its status";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unclear", "Not clear yet", detail).retry_after(1)
+    }
+
     pub fn timeout() -> Self {
         let detail = "the answer took too long; a payment may have been taken: send the same signed bytes again, \
                       or ask for its status";

@@ -123,7 +123,7 @@ impl Running {
         let endpoints = [dialler(Role::Client)?, dialler(Role::Follower)?];
         let pool_config = PoolConfig {
             attempt_timeout: Duration::from_millis(limits.node_timeout_ms),
-            call_timeout: limits.request_timeout().mul_f32(0.9),
+            call_timeout: limits.answer_timeout(),
             in_flight_max: limits.submissions_max,
         };
         let pool = Arc::new(NodePool::new(&endpoints[0], nodes.clone(), pool_config));
@@ -150,14 +150,14 @@ impl Running {
             checkpoint_depth: config.checkpoint.depth,
         };
         let (ended, follower_ended) = oneshot::channel();
-        let (follower, accounts) = FollowerThread::start(ledger, around, ended)?;
+        let (follower, questions) = FollowerThread::start(ledger, around, ended)?;
 
         let api = Arc::new(Api {
             chronicle,
             nodes: pool,
             progress,
             submissions: Submissions::new(limits.remembered_max),
-            accounts,
+            questions,
             limits,
             metrics,
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),

@@ -56,6 +56,9 @@ async fn every_refusal_of_a_node_becomes_its_problem() {
     ] {
         let node = answering(&world, 1, move |_| Verdict::Refused(refusal));
         let harness = Harness::new(&world, vec![node.at.clone()]);
+        let mut branch = Branch::new(&world);
+        branch.extend(vec![world.pay(0, 2, 0, 1)]);
+        harness.become_canonical(&branch);
         let answer = harness.post_json("/v1/payments", &one_json(&world.pay(0, 1, 0, 1))).await;
         assert_eq!(answer.problem(), (status, refusal.code().to_owned()));
         assert_eq!(answer.headers.contains_key("retry-after"), matches!(status, 429 | 503));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use support::fake_node::{Answer, FakeNode};
 use support::harness::Harness;
 use support::ledger::{Branch, World, account};
+use zeni_api_server::config::Limits;
 use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::Payment;
 use zeni_schemas::request::{Reply, Request};
@@ -182,6 +183,45 @@ async fn repeating_a_submission_tells_its_status_instead_of_a_spent_sequence() {
     let results = bulk.await.json();
     assert_eq!((results["accepted"].as_u64(), results["results"][0]["height"].as_u64()), (Some(1), Some(1)));
     assert_eq!(results["results"][1]["code"], "sequence_used");
+}
+
+#[tokio::test]
+async fn repeating_a_submission_waits_for_the_block_that_the_node_already_has() {
+    let world = Arc::new(World::new());
+    let (asked, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let node = FakeNode::start(1, world.id, move |_| {
+        asked.send(()).unwrap();
+        Answer::Reply(Reply::Submitted(vec![Verdict::Refused(Refusal::SequenceUsed)]))
+    });
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(0, 1, 0, 30);
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![payment]);
+    let arrives = async {
+        heard.recv().await.unwrap();
+        harness.become_canonical(&branch);
+    };
+    let (answer, ()) = tokio::join!(submit(&harness, &payment), arrives);
+    assert_eq!((answer.status.as_u16(), answer.json()["status"].as_str()), (200, Some("included")));
+}
+
+#[tokio::test]
+async fn a_used_sequence_is_unclear_until_the_chain_here_has_it_used() {
+    let world = Arc::new(World::new());
+    let node = node(&world, Verdict::Refused(Refusal::SequenceUsed), 0);
+    let limits = Limits { request_timeout_ms: 1_000, node_timeout_ms: 500, ..Limits::default() };
+    let harness = Harness::with_limits(&world, vec![node.at.clone()], limits);
+    let payment = world.pay(0, 1, 0, 30);
+    let answer = submit(&harness, &payment).await;
+    assert_eq!((answer.problem(), answer.headers.contains_key("retry-after")), ((503, "unclear".into()), true));
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![world.pay(0, 2, 0, 30)]);
+    harness.become_canonical(&branch);
+    // A node is ahead: its next block may show another story.
+    harness.api.progress.advance(1, 2);
+    assert_eq!(submit(&harness, &payment).await.problem(), (503, "unclear".into()));
+    harness.api.progress.advance(2, 2);
+    assert_eq!(submit(&harness, &payment).await.problem(), (409, "sequence_used".into()));
 }
 
 #[tokio::test]

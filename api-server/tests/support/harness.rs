@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use zeni_api_server::api::Api;
 use zeni_api_server::chronicle::Chronicle;
 use zeni_api_server::config::Limits;
-use zeni_api_server::follower::{AccountQuery, AccountView};
+use zeni_api_server::follower::{AccountView, Question, SequenceView};
 use zeni_api_server::progress::Progress;
 use zeni_api_server::routes::router;
 use zeni_api_server::submissions::Submissions;
@@ -79,16 +79,16 @@ impl Harness {
         };
         let progress = Arc::new(Progress::new(nodes.len()));
         let pool = NodePool::new(&dialler(world.id, Role::Client, transport), nodes, pool_config);
-        let (accounts, questions) = mpsc::channel(16);
+        let (questions, asked) = mpsc::channel(16);
         let branch = Arc::new(Mutex::new(Branch::new(world)));
-        tokio::spawn(answer_accounts(branch.clone(), questions));
+        tokio::spawn(answer(branch.clone(), asked));
         let stop = watch::Sender::new(false);
         let api = Arc::new(Api {
             chronicle: Arc::new(chronicle),
             nodes: Arc::new(pool),
             progress,
             submissions: Submissions::new(1_000),
-            accounts,
+            questions,
             limits,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
@@ -133,10 +133,17 @@ impl Harness {
 }
 
 /// Stands in for the follower's thread.
-async fn answer_accounts(branch: Arc<Mutex<Branch>>, mut questions: mpsc::Receiver<AccountQuery>) {
+async fn answer(branch: Arc<Mutex<Branch>>, mut questions: mpsc::Receiver<Question>) {
     while let Some(question) = questions.recv().await {
         let branch = branch.lock().unwrap().clone();
         let state = &branch.state;
+        let question = match question {
+            Question::Account(question) => question,
+            Question::Sequences(question) => {
+                question.reply.send(SequenceView::of(state, branch.height(), &question.sequences)).ok();
+                continue;
+            }
+        };
         let proof = question.with_proof.then(|| zeni_ledger::proof::prove(state, &question.id).to_bytes());
         let state_root: StateRoot = state.root();
         let account = state.account(&question.id).cloned();
