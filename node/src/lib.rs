@@ -6,6 +6,7 @@
 //! core and appends to the log, [`committer`] syncs, and only then [`release`] answers and sends.
 
 pub mod admission;
+pub mod bulk;
 pub mod checked;
 pub mod checkpoint;
 pub mod clock;

@@ -13,6 +13,7 @@ use zeni_schemas::message;
 use zeni_schemas::request::{Reply, RequestError, decode_request, encode_reply};
 use zeni_transport::{Class, CloseCode, Connection, FrameError, FrameReceiver, FrameSender, IncomingRequest, Lost};
 
+use crate::bulk::Bulk;
 use crate::inbound::{Inbound, Offence};
 use crate::links::{Link, LinkId, Links, Remote};
 use crate::requests::{self, Asker};
@@ -108,7 +109,7 @@ async fn link(
     let (reader, unsynced) = (services.reader.clone(), Arc::clone(&services.unsynced));
     tasks.spawn(async move { read_streams(&reading, Arc::new(inbound), &shared).await });
     tasks.spawn(write_control(control_queue, control_sender));
-    tasks.spawn(write_bulk(pushed, served, bulk_sender));
+    tasks.spawn(write_bulk(Bulk::new(pushed, served), bulk_sender));
     tasks.spawn(async move {
         tokio::select! {
             // It ends with the connection's readers or writers, which say why.
@@ -156,23 +157,13 @@ async fn write_control(mut queue: mpsc::Receiver<Bytes>, mut sender: FrameSender
     std::future::pending().await
 }
 
-/// Batches pushed go before batches asked for: the first are what the next block waits for.
-async fn write_bulk(
-    mut pushed: mpsc::Receiver<Bytes>,
-    mut served: mpsc::Receiver<Bytes>,
-    mut sender: FrameSender,
-) -> End {
-    loop {
-        let frame = tokio::select! {
-            biased;
-            Some(frame) = pushed.recv() => frame,
-            Some(frame) = served.recv() => frame,
-            else => return std::future::pending().await,
-        };
+async fn write_bulk(mut bulk: Bulk, mut sender: FrameSender) -> End {
+    while let Some(frame) = bulk.next().await {
         if let Err(error) = sender.send(frame).await {
             return End::Frame(error);
         }
     }
+    std::future::pending().await
 }
 
 /// Answers each request in a task of its own; the transport bounds how many are open.
