@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use zeni_consensus::sync::IN_FLIGHT_PER_PEER_MAX;
 use zeni_consensus::{Input, Message, Peer, Status};
 use zeni_ledger::{Batch, BatchDigest, VerifiedBatch};
 
@@ -13,9 +14,10 @@ use crate::links::kind;
 use crate::services::Services;
 use crate::verify::work::{Suspicion, What, Work};
 
-/// Requests for batches of one connection that wait to be served, at most. Further ones are not served; who asked asks
-/// again or elsewhere after a while.
-pub const FETCHES_MAX: usize = 64;
+/// Requests for batches of one connection that wait to be served, at most: as many as a peer has open if each of them
+/// asks for one batch, and as many again whose answers it has given up waiting for. Further ones are not served; who
+/// asked asks again or elsewhere after a while.
+pub const FETCHES_MAX: usize = 2 * IN_FLIGHT_PER_PEER_MAX;
 
 /// What a connection's readers share.
 #[derive(Debug)]
@@ -69,9 +71,7 @@ impl Inbound {
             return Ok(());
         }
         if let Message::FetchBatches(digests) = message {
-            if self.fetches.try_send(digests).is_err() {
-                metrics::counter!("zeni_fetches_dropped_total").increment(1);
-            }
+            self.take_fetch(digests);
             return Ok(());
         }
         match message.try_map_batch(Err::<VerifiedBatch, Batch>) {
@@ -85,6 +85,12 @@ impl Inbound {
             }
         }
         Ok(())
+    }
+
+    fn take_fetch(&self, digests: Vec<BatchDigest>) {
+        if self.fetches.try_send(digests).is_err() {
+            metrics::counter!("zeni_fetches_dropped_total").increment(1);
+        }
     }
 
     /// Only what is neither stored nor under way is worth checking every signature.
@@ -131,4 +137,38 @@ impl Inbound {
 
 async fn acquire(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     Arc::clone(room).acquire_owned().await.expect("nobody closes these semaphores")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeni_consensus::Millis;
+    use zeni_consensus::peers::Peers;
+    use zeni_consensus::sync::Fetcher;
+    use zeni_ledger::ValidatorIndex;
+
+    /// What a validator that learns of one batch after another has open at one peer, question by question.
+    fn open_questions() -> Vec<Vec<BatchDigest>> {
+        let (mut fetcher, mut peers, now) = (Fetcher::default(), Peers::default(), Millis(0));
+        peers.connected(ValidatorIndex(0));
+        peers.heard(ValidatorIndex(0), now);
+        let mut questions = Vec::new();
+        for number in 0..1_000_u32 {
+            let mut digest = [0; 32];
+            digest[..4].copy_from_slice(&number.to_le_bytes());
+            fetcher.want(BatchDigest(digest));
+            questions.extend(fetcher.questions(now, &peers).into_iter().map(|(_, digests)| digests));
+        }
+        questions
+    }
+
+    #[test]
+    fn none_of_the_questions_that_a_peer_has_open_is_dropped_even_if_it_asks_twice() {
+        let questions = open_questions();
+        assert!(questions.len() > 64, "{} questions are no crowd", questions.len());
+        let (inbound, mut fetches) = Inbound::new(Peer::Validator(ValidatorIndex(0)), &Limits::default());
+        questions.iter().chain(&questions).for_each(|digests| inbound.take_fetch(digests.clone()));
+        let waiting: Vec<_> = std::iter::from_fn(|| fetches.try_recv().ok()).collect();
+        assert_eq!(waiting, [questions.clone(), questions].concat());
+    }
 }
