@@ -14,7 +14,7 @@ use crate::links::Remote;
 use crate::requests::Asker;
 use crate::services::Services;
 use crate::session;
-use crate::verify::work::Suspicion;
+use crate::verify::suspicion::Suspicion;
 
 /// Everyone who is admitted.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use crate::copies::{Passage, Seen};
 use crate::core_queue::Task;
 use crate::links::kind;
 use crate::services::Services;
-use crate::verify::work::{Suspicion, What, Work};
+use crate::verify::suspicion::Suspicion;
+use crate::verify::work::{What, Work};
 
 /// Requests for batches of one connection that wait to be served, at most: as many as a peer has open if each of them
 /// asks for one batch, and as many again whose answers it has given up waiting for. Further ones are not served; who

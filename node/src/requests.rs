@@ -13,7 +13,8 @@ use crate::core_queue::{Question, Task};
 use crate::screen::screen;
 use crate::services::Services;
 use crate::submission::PendingSubmission;
-use crate::verify::work::{Suspicion, What, Work};
+use crate::verify::suspicion::Suspicion;
+use crate::verify::work::{What, Work};
 
 /// Who asks.
 #[derive(Debug, Clone)]

@@ -2,5 +2,7 @@
 //! rayon pool, a bounded number of them at a time.
 
 pub mod job;
+pub mod lines;
 pub mod pool;
+pub mod suspicion;
 pub mod work;

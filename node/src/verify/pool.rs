@@ -1,14 +1,16 @@
 //! The verifier thread: collects work into jobs and runs a bounded number of them on the rayon pool.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, Sender, bounded, select, unbounded};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use zeni_ledger::Genesis;
 
-use crate::verify::job::{Job, Weigh};
+use crate::verify::job::Weigh;
+use crate::verify::lines::Lines;
 use crate::verify::work::{Checked, Verifier, Work};
 
 /// How long a small job waits for company while a core is free.
@@ -21,6 +23,8 @@ pub type Deliver = Arc<dyn Fn(Checked) + Send + Sync>;
 #[derive(Debug, Clone)]
 pub struct VerifySender {
     works: Sender<Work>,
+    /// Pieces of work that no job has taken.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Why the pool cannot start.
@@ -35,12 +39,13 @@ pub enum PoolError {
 impl VerifySender {
     /// Queues work. After the verifier ended it goes nowhere: the process is ending too.
     pub fn send(&self, work: Work) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = self.works.send(work);
     }
 
     /// Pieces of work that wait.
     pub fn depth(&self) -> usize {
-        self.works.len()
+        self.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -60,14 +65,26 @@ pub fn start(
     for _ in 0..jobs_max {
         free.send(()).expect("the channel holds every slot");
     }
-    let thread =
-        VerifierThread { works, slots, free, jobs_max, pool, verifier: Arc::new(Verifier::new(genesis)), deliver };
+    let (verifier, waiting) = (Arc::new(Verifier::new(genesis)), Arc::new(AtomicUsize::new(0)));
+    let thread = VerifierThread {
+        works,
+        waiting: Arc::clone(&waiting),
+        lines: Lines::default(),
+        slots,
+        free,
+        jobs_max,
+        pool,
+        verifier,
+        deliver,
+    };
     let handle = std::thread::Builder::new().name("verifier".into()).spawn(move || thread.run())?;
-    Ok((VerifySender { works: sender }, handle))
+    Ok((VerifySender { works: sender, waiting }, handle))
 }
 
 struct VerifierThread {
     works: Receiver<Work>,
+    waiting: Arc<AtomicUsize>,
+    lines: Lines<Work>,
     /// A token for each job that may start.
     slots: Receiver<()>,
     free: Sender<()>,
@@ -88,53 +105,71 @@ impl Drop for Slot {
 }
 
 impl VerifierThread {
-    fn run(self) {
-        let mut left_over = None;
-        while let Some(work) = left_over.take().or_else(|| self.works.recv().ok()) {
-            if work.suspicion.is_raised() {
-                self.take_slot();
-                self.start(vec![work]);
-                continue;
+    fn run(mut self) {
+        let mut more = true;
+        while more || !self.lines.is_empty() {
+            if self.lines.is_empty() {
+                let work = self.works.recv();
+                more = self.line_up(work) && self.collect();
             }
-            let mut job = Job::default();
-            left_over = job.push(work).err();
-            self.collect(&mut job, &mut left_over);
-            self.fill_until_slot(&mut job, &mut left_over);
-            self.start(job.into_works());
+            more = more && self.line_up_until_slot();
+            if !more {
+                self.take_slot();
+            }
+            match self.lines.next() {
+                Some(job) => self.start(job),
+                None => self.give_slot_back(),
+            }
         }
         for _ in 0..self.jobs_max {
             self.take_slot();
         }
     }
 
-    /// Waits a little for company.
-    fn collect(&self, job: &mut Job<Work>, left_over: &mut Option<Work>) {
-        let deadline = Instant::now() + COMPANY_WAIT;
-        while !job.is_worthwhile() && left_over.is_none() {
-            let Ok(work) = self.works.recv_deadline(deadline) else { return };
-            *left_over = join(job, work);
-        }
+    /// False if all senders are gone.
+    fn line_up(&mut self, work: Result<Work, RecvError>) -> bool {
+        let Ok(work) = work else { return false };
+        let suspicion = work.suspicion.clone();
+        self.lines.push(&suspicion, work);
+        true
     }
 
-    /// Waits for a slot; while all are taken the job grows for nothing.
-    fn fill_until_slot(&self, job: &mut Job<Work>, left_over: &mut Option<Work>) {
-        while !job.is_full() && left_over.is_none() {
-            select! {
-                recv(self.slots) -> _ => return,
-                recv(self.works) -> work => match work {
-                    Ok(work) => *left_over = join(job, work),
-                    Err(_) => break,
-                },
+    /// Waits a little for company. False if all senders are gone.
+    fn collect(&mut self) -> bool {
+        let deadline = Instant::now() + COMPANY_WAIT;
+        while !self.lines.is_worthwhile() {
+            match self.works.recv_deadline(deadline) {
+                Ok(work) => self.line_up(Ok(work)),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            };
+        }
+        true
+    }
+
+    /// Takes a slot; while none is free the jobs grow for nothing. False, without a slot, if all senders are gone.
+    fn line_up_until_slot(&mut self) -> bool {
+        loop {
+            let work = select! {
+                recv(self.slots) -> _ => return true,
+                recv(self.works) -> work => work,
+            };
+            if !self.line_up(work) {
+                return false;
             }
         }
-        self.take_slot();
     }
 
     fn take_slot(&self) {
         self.slots.recv().expect("this thread holds a sender of slots");
     }
 
+    fn give_slot_back(&self) {
+        self.free.send(()).expect("this thread holds a receiver of slots");
+    }
+
     fn start(&self, works: Vec<Work>) {
+        self.waiting.fetch_sub(works.len(), Ordering::Relaxed);
         let (verifier, deliver) = (Arc::clone(&self.verifier), Arc::clone(&self.deliver));
         let slot = Slot(self.free.clone());
         let signatures: usize = works.iter().map(Weigh::signatures).sum();
@@ -147,9 +182,4 @@ impl VerifierThread {
             drop(slot);
         });
     }
-}
-
-/// Adds `work` to the job, or gives it back if it belongs to the next one.
-fn join(job: &mut Job<Work>, work: Work) -> Option<Work> {
-    if work.suspicion.is_raised() { Some(work) } else { job.push(work).err() }
 }

@@ -1,8 +1,5 @@
 //! What is to be verified, and what verification makes of it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use zeni_consensus::{Peer, Refusal};
 use zeni_ledger::signature::verify_payments;
 use zeni_ledger::{
@@ -12,21 +9,7 @@ use zeni_ledger::{
 use crate::copies::Passage;
 use crate::submission::PendingSubmission;
 use crate::verify::job::Weigh;
-
-/// Marks a connection that sent a bad signature: from then on its work is verified apart from everyone else's, so
-/// that the cost of finding its bad signatures is not theirs.
-#[derive(Debug, Clone, Default)]
-pub struct Suspicion(Arc<AtomicBool>);
-
-impl Suspicion {
-    pub fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::verify::suspicion::Suspicion;
 
 /// One piece of work.
 #[derive(Debug)]
@@ -121,7 +104,9 @@ impl Verifier {
 
     /// `bad` are the rising places, within this work, of the payments that are not signed.
     fn judge(&self, work: Work, bad: Vec<usize>) -> Checked {
-        if !bad.is_empty() {
+        if bad.is_empty() {
+            work.suspicion.allay(work.signatures());
+        } else {
             work.suspicion.raise();
         }
         match work.what {
@@ -162,7 +147,9 @@ impl Verifier {
 mod tests {
     use super::*;
     use crate::submission::tests::pending;
+    use crate::verify::suspicion::CLEAN_SIGNATURES_MIN;
     use ed25519_dalek::SigningKey;
+    use std::sync::Arc;
     use tokio::sync::Semaphore;
     use zeni_consensus::Verdict;
     use zeni_ledger::payment::PaymentBody;
@@ -232,6 +219,24 @@ mod tests {
         let answered = answer.try_recv().unwrap();
         assert_eq!(answered[1], Verdict::Refused(Refusal::BadSignature));
         assert_eq!((answered[0], answered[2]), (Verdict::Accepted { copies: 1 }, Verdict::Accepted { copies: 1 }));
+    }
+
+    #[test]
+    fn good_work_allays_suspicion_and_bad_work_does_not() {
+        let suspicion = Suspicion::default();
+        suspicion.raise();
+        let check = |payments| {
+            let work = Work { suspicion: suspicion.clone(), ..batch_work(1, 1, payments) };
+            verifier().check(vec![work], [7; 32]);
+        };
+        check((0..20).map(|sequence| payment(sequence, true)).collect());
+        suspicion.allay(CLEAN_SIGNATURES_MIN - 21);
+        assert!(suspicion.is_raised(), "21 to go, 20 were good");
+        suspicion.allay(1);
+        assert!(!suspicion.is_raised());
+        check((0..20).map(|sequence| payment(sequence, sequence != 3)).collect());
+        suspicion.allay(CLEAN_SIGNATURES_MIN - 1);
+        assert!(suspicion.is_raised(), "work with a bad signature does not count");
     }
 
     #[test]
