@@ -328,6 +328,11 @@ impl Core {
         }
     }
 
+    /// Whether stored blocks wait to be executed, so that the head is not yet what fork choice will make it.
+    pub fn is_executing(&self) -> bool {
+        self.replica.is_unfinished()
+    }
+
     /// How many validators are known to have a waiting payment on disk; 0 if none waits here with that id.
     pub fn pending_copies(&self, id: &TransactionId) -> u16 {
         match self.pool.waiting(id) {

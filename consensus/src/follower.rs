@@ -118,6 +118,11 @@ impl Follower {
         self.replica.chain.state()
     }
 
+    /// As [`crate::Core::is_executing`].
+    pub fn is_executing(&self) -> bool {
+        self.replica.is_unfinished()
+    }
+
     /// The canonical head and its height.
     pub fn head(&self) -> (BlockId, u64) {
         (self.replica.chain.head(), self.replica.chain.head_node().height)

@@ -197,6 +197,14 @@ impl Process {
         }
     }
 
+    /// Whether its core has more to execute before its head is what fork choice makes it.
+    pub fn is_executing(&self) -> bool {
+        match &self.machine {
+            Machine::Core(core) => core.is_executing(),
+            Machine::Follower(follower) => follower.is_executing(),
+        }
+    }
+
     /// A validator's mode; a follower has none.
     pub fn mode(&self) -> Option<Mode> {
         match &self.machine {

@@ -8,10 +8,10 @@ mod life;
 mod shell;
 mod wires;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use zeni_consensus::{CheckpointDelta, Input, Message, Millis, RequestId};
+use zeni_consensus::{CheckpointDelta, Input, Message, Millis, Mode, RequestId};
 use zeni_ledger::ValidatorIndex;
 use zeni_storage::MemoryFiles;
 
@@ -181,8 +181,8 @@ struct Node {
     started_ms: u64,
     /// Its core stopped for good; the process ends once that is released.
     halted: bool,
-    /// Whose status it heard since its start.
-    told: BTreeSet<ValidatorIndex>,
+    /// Whose status it heard since its start, and which mode each one told last.
+    told: BTreeMap<ValidatorIndex, Mode>,
     /// When it heard each validator last, while a connection to it stands.
     heard: BTreeMap<ValidatorIndex, u64>,
     ambush: Option<Ambush>,
@@ -251,7 +251,7 @@ impl Simulation {
             is_twin: process > validators,
             started_ms: 0,
             halted: false,
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
             heard: BTreeMap::new(),
             ambush: None,
         };

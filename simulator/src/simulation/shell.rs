@@ -1,6 +1,8 @@
 //! What the shell of a node does: steps its core, appends at once, syncs in groups, and releases in order after that.
 
-use zeni_consensus::{CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Peer, RequestId, Verdict};
+use zeni_consensus::{
+    CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Mode, Peer, RequestId, Verdict,
+};
 use zeni_ledger::{BatchDigest, Block, ValidatorIndex};
 use zeni_storage::StorageError;
 
@@ -54,7 +56,10 @@ impl Simulation {
             Input::Message { from: Peer::Validator(from), message } => {
                 machine.heard.insert(*from, self.now);
                 if let Message::Status(status) = message {
-                    machine.told.insert(status.validator);
+                    let mode = machine.told.entry(status.validator).or_insert(status.mode);
+                    if status.validator == *from {
+                        *mode = status.mode;
+                    }
                 }
             }
             Input::Disconnected(gone) => {
@@ -134,7 +139,7 @@ impl Simulation {
         match &self.nodes[node].process {
             Some(process) if moved => {
                 self.checker.check_state(node, process.state())?;
-                self.checker.check_choice(node)
+                if process.is_executing() { Ok(()) } else { self.checker.check_choice(node) }
             }
             _ => Ok(()),
         }
@@ -146,12 +151,13 @@ impl Simulation {
         let after_ms = self.now - machine.started_ms;
         let others =
             (0..self.profile.validators as u16).map(ValidatorIndex).filter(|other| Some(*other) != machine.validator);
-        let unheard: Vec<u16> = others.filter(|other| !machine.told.contains(other)).map(|other| other.0).collect();
+        let unheard: Vec<u16> = others.filter(|other| !machine.told.contains_key(other)).map(|other| other.0).collect();
         if after_ms + 2 * CLOCK_SKEW_MAX_MS < self.profile.joining_ms && !unheard.is_empty() {
             return Err(Violation::ProposedTooSoon { node, after_ms, unheard });
         }
         let confirms = |(peer, at): (&ValidatorIndex, &u64)| {
-            Some(*peer) != machine.validator && self.now - at + 2 * CLOCK_SKEW_MAX_MS < CONFIRMING_MS
+            let is_active = machine.told.get(peer).is_none_or(|mode| *mode == Mode::Active);
+            Some(*peer) != machine.validator && is_active && self.now - at + 2 * CLOCK_SKEW_MAX_MS < CONFIRMING_MS
         };
         match machine.heard.iter().any(confirms) {
             true => self.checker.check_listed(node, machine.disk, block),
@@ -273,6 +279,11 @@ impl Simulation {
     fn say(&mut self, node: ProcessId, to: Option<Peer>, message: Message) -> Result<(), Violation> {
         let me = self.nodes[node].validator;
         self.nodes[node].promises.said(&message, me);
+        if let (Message::Blocks(blocks), Some(me)) = (&message, me) {
+            // A block of its own that survived a crash unsent is signed all the same.
+            let own = blocks.iter().filter(|block| block.header.proposer == me);
+            own.into_iter().try_for_each(|block| self.checker.signed(block))?;
+        }
         let own_block = match (&message, me) {
             (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),
             _ => None,

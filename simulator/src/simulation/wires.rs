@@ -89,7 +89,9 @@ impl Simulation {
     fn check_taken(&self, node: ProcessId, block: &Block) -> Result<(), Violation> {
         let begun = self.world.genesis.slot_time_ms(block.header.slot) <= self.clock(node).0;
         match &self.nodes[node].process {
-            Some(process) if begun && !self.nodes[node].paused && !self.nodes[node].halted => {
+            Some(process)
+                if begun && !process.is_executing() && !self.nodes[node].paused && !self.nodes[node].halted =>
+            {
                 self.checker.check_taken(node, block, |digest| process.reader.has_batch(digest))
             }
             _ => Ok(()),
