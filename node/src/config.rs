@@ -85,7 +85,7 @@ pub struct Limits {
     pub client_payments: usize,
     /// Requests of one client that are not answered yet, and requests open on one connection.
     pub client_requests: usize,
-    /// Connections, peers included.
+    /// Connections of clients and followers together. Validators' do not count, so that they always find room.
     pub connections: usize,
     /// Batches of one connection that are being verified or wait for the core.
     pub peer_batches: usize,

@@ -14,6 +14,7 @@ use crate::config::TransportConfig;
 use crate::connection::Connection;
 use crate::greeting;
 use crate::identity::proven_key;
+use crate::places::Places;
 
 /// The highest role that a key may have here; `None` for a key that may not connect. Asked in every handshake, so a
 /// policy can change while the endpoint runs. A role includes those below it: see [`Role`].
@@ -48,16 +49,15 @@ pub(crate) struct Door {
     pub(crate) admission: Admission,
     pub(crate) config: Arc<TransportConfig>,
     pub(crate) refusals: Arc<Refusals>,
+    pub(crate) places: Arc<Places>,
 }
 
 /// Takes connections until the endpoint is closed.
 pub(crate) async fn run(quic: quinn::Endpoint, door: Arc<Door>, ready: mpsc::Sender<Connection>) {
     let handshakes = Arc::new(Semaphore::new(door.config.handshakes_max));
     while let Some(incoming) = quic.accept().await {
-        let full = quic.open_connections() >= door.config.connections_max;
-        let slot = Arc::clone(&handshakes).try_acquire_owned();
-        let Some(slot) = slot.ok().filter(|_| !full) else {
-            tracing::debug!(from = %incoming.remote_address(), "no room for another connection");
+        let Ok(slot) = Arc::clone(&handshakes).try_acquire_owned() else {
+            tracing::debug!(from = %incoming.remote_address(), "no room for another handshake");
             door.refusals.add(CloseCode::Busy);
             incoming.refuse();
             continue;
@@ -130,16 +130,18 @@ impl From<greeting::GreetingError> for Refusal {
     }
 }
 
-/// Admits the key before a byte of its hello is read.
+/// Admits the key before a byte of its hello is read. From then on it holds one of its places: who proves its key and
+/// never greets takes no more handshakes than that.
 async fn greet(quic: &quinn::Connection, door: &Door) -> Result<Connection, Refusal> {
     let unknown = Refusal::Because(CloseCode::UnknownPeer);
     let Some(peer) = proven_key(quic.peer_identity()) else { return Err(unknown) };
     let Some(highest) = (door.admission)(&peer) else { return Err(unknown) };
+    let Some(place) = door.places.take(peer, highest) else { return Err(Refusal::Because(CloseCode::Busy)) };
     let greeted = greeting::hear(quic, &door.own).await?;
     let role = greeted.peer.role;
     if role > highest {
         return Err(Refusal::Because(CloseCode::RoleRefused));
     }
     greeted.answer(&door.own).await?;
-    Ok(Connection::new(peer, role, quic.clone(), Arc::clone(&door.config)))
+    Ok(Connection::new(peer, role, quic.clone(), Arc::clone(&door.config)).at(place))
 }

@@ -24,8 +24,11 @@ pub struct TransportConfig {
     pub frame_streams_max: u32,
     /// Requests that a peer may have open at once; further ones wait at the peer.
     pub requests_max: u32,
-    /// Connections of this endpoint, at most; further ones are turned away.
+    /// Connections taken of all keys that are no validators, at most; further ones are turned away. Validators never
+    /// are because of them: each has [`Self::connections_per_key_max`] of its own.
     pub connections_max: usize,
+    /// Connections taken of one key, at most, those included that have not greeted yet; further ones are turned away.
+    pub connections_per_key_max: usize,
     /// Handshakes at once, at most; further ones are turned away.
     pub handshakes_max: usize,
     /// Accepted connections that wait for [`crate::Endpoint::accept`], at most; further ones wait in their handshake.
@@ -65,6 +68,7 @@ impl Default for TransportConfig {
             frame_streams_max: 8,
             requests_max: 128,
             connections_max: 512,
+            connections_per_key_max: 8,
             handshakes_max: 64,
             accept_backlog: 64,
             control_frame_bytes_max: CONTROL_FRAME_BYTES_MAX,
@@ -122,6 +126,7 @@ impl TransportConfig {
             ("frame_streams_max", u64::from(self.frame_streams_max), 1),
             ("requests_max", u64::from(self.requests_max), 1),
             ("connections_max", self.connections_max as u64, 1),
+            ("connections_per_key_max", self.connections_per_key_max as u64, 1),
             ("handshakes_max", self.handshakes_max as u64, 1),
             ("accept_backlog", self.accept_backlog as u64, 1),
             ("datagram_bytes_max", u64::from(self.datagram_bytes_max), u64::from(DATAGRAM_BYTES_MIN)),

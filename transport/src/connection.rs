@@ -18,6 +18,7 @@ use zeni_schemas::Role;
 use crate::close::{CloseCode, Lost};
 use crate::config::TransportConfig;
 use crate::frames::{Class, FrameError, FrameReceiver, FrameSender};
+use crate::places::Place;
 use crate::requests::{self, IncomingRequest, RequestFailure};
 
 /// A connection whose peer proved its key, was admitted, and belongs to the same ledger. Cheap to clone; when the last
@@ -29,6 +30,8 @@ pub struct Connection {
     quic: quinn::Connection,
     config: Arc<TransportConfig>,
     incoming: Arc<Incoming>,
+    /// Held by a connection that was taken; one that was dialled has none.
+    place: Option<Arc<Place>>,
 }
 
 /// What has begun to arrive and was not handed out yet. Both are bounded by the stream limits.
@@ -52,7 +55,12 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(crate) fn new(peer: PublicKey, role: Role, quic: quinn::Connection, config: Arc<TransportConfig>) -> Self {
-        Self { peer, role, quic, config, incoming: Arc::default() }
+        Self { peer, role, quic, config, incoming: Arc::default(), place: None }
+    }
+
+    /// The same connection, which holds this place until its last clone is dropped.
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place: Some(Arc::new(place)), ..self }
     }
 
     /// The key that the peer proved.

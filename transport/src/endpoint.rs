@@ -19,6 +19,7 @@ use crate::config::{ConfigError, TransportConfig};
 use crate::connection::Connection;
 use crate::greeting::{self, GreetingError};
 use crate::identity::public_key;
+use crate::places::Places;
 use crate::tls::{SERVER_NAME, Tls, TlsError};
 
 /// Why an endpoint does not start.
@@ -133,7 +134,8 @@ impl Endpoint {
         let refusals = Arc::new(Refusals::default());
         let (sender, ready) = mpsc::channel(config.accept_backlog);
         if let Some(admission) = admission {
-            let door = Door { own, admission, config: Arc::clone(&config), refusals: Arc::clone(&refusals) };
+            let places = Places::new(config.connections_max, config.connections_per_key_max);
+            let door = Door { own, admission, config: Arc::clone(&config), refusals: Arc::clone(&refusals), places };
             tokio::spawn(admission::run(quic.clone(), Arc::new(door), sender));
         }
         let (key, ready) = (public_key(key), Mutex::new(ready));

@@ -21,6 +21,7 @@ mod endpoint;
 mod frames;
 mod greeting;
 mod identity;
+mod places;
 mod requests;
 mod tls;
 

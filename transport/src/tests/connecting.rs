@@ -124,15 +124,65 @@ async fn a_malformed_or_endless_hello_is_refused() {
     }
 }
 
+/// The key whose highest role is a validator's at [`server_of_roles`]; all others are followers.
+const VALIDATOR: u8 = 3;
+
+fn server_of_roles(config: TransportConfig) -> (Endpoint, SocketAddr) {
+    let validator = public_key(&key(VALIDATOR));
+    let admission = move |key: &PublicKey| Some(if *key == validator { Role::Validator } else { Role::Follower });
+    let own = Hello::new(GENESIS, Role::Validator);
+    let endpoint = Endpoint::bind(loopback(), &key(SERVER), own, admission, config).unwrap();
+    let address = endpoint.local_address().unwrap();
+    (endpoint, address)
+}
+
 #[tokio::test]
-async fn a_full_endpoint_turns_further_connections_away() {
-    let (server, address) = server_with(TransportConfig { connections_max: 1, ..TransportConfig::default() });
+async fn an_endpoint_full_of_clients_turns_further_ones_away_and_takes_validators() {
+    let (server, address) = server_of_roles(TransportConfig { connections_max: 1, ..TransportConfig::default() });
     let client = client_with(CLIENT, TransportConfig::default());
     let (at_client, at_server) = connect(&client, &server, address).await;
-    let error = client.connect(address, server.key()).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Lost { .. }), "{error}");
-    assert_eq!(server.refusals().count(CloseCode::Busy), 1);
+    for seed in [CLIENT, STRANGER] {
+        let another = client_with(seed, TransportConfig::default());
+        let error = another.connect(address, server.key()).await.unwrap_err();
+        assert_eq!(error.close_code(), Some(CloseCode::Busy), "{error}");
+    }
+    assert_eq!(server.refusals().count(CloseCode::Busy), 2);
+    let validator = client_with(VALIDATOR, TransportConfig::default());
+    let (validator_there, validator_here) = connect(&validator, &server, address).await;
+    prove_alive(&validator_there, &validator_here).await;
     prove_alive(&at_client, &at_server).await;
+}
+
+#[tokio::test]
+async fn one_key_has_a_few_connections_and_others_find_room() {
+    let (server, address) =
+        server_of_roles(TransportConfig { connections_per_key_max: 2, ..TransportConfig::default() });
+    let client = client_with(CLIENT, TransportConfig::default());
+    let first = connect(&client, &server, address).await;
+    let _second = connect(&client, &server, address).await;
+    let error = client.connect(address, server.key()).await.unwrap_err();
+    assert_eq!(error.close_code(), Some(CloseCode::Busy), "{error}");
+    let other = client_with(STRANGER, TransportConfig::default());
+    let (there, here) = connect(&other, &server, address).await;
+    prove_alive(&there, &here).await;
+    drop(first);
+    let (there, here) = connect(&client, &server, address).await;
+    prove_alive(&there, &here).await;
+}
+
+#[tokio::test]
+async fn a_key_that_never_greets_holds_a_few_handshakes_only() {
+    let config = TransportConfig { connections_per_key_max: 2, handshakes_max: 4, ..TransportConfig::default() };
+    let (server, address) = server_of_roles(config);
+    let silent = [raw_peer(CLIENT, address).await, raw_peer(CLIENT, address).await];
+    for _ in 0..4 {
+        let (_quic, refused) = raw_peer(CLIENT, address).await;
+        assert_eq!(Lost::from(refused.closed().await), Lost::ClosedByPeer { code: CloseCode::Busy });
+    }
+    let other = client_with(STRANGER, TransportConfig::default());
+    let (there, here) = connect(&other, &server, address).await;
+    prove_alive(&there, &here).await;
+    assert!(silent.iter().all(|(_, connection)| connection.close_reason().is_none()), "they still hold theirs");
 }
 
 #[tokio::test]
