@@ -103,6 +103,12 @@ impl Api {
         self.submissions.remember(promises);
     }
 
+    /// Questions about the chain wait until the one that was on disk at the start is executed and indexed: before, old
+    /// balances would be told, and blocks that were told already would seem to be taken back.
+    pub fn require_replayed(&self) -> Result<(), Problem> {
+        self.progress.replayed().map_err(|reason| Problem::not_ready(reason.to_string()))
+    }
+
     async fn find(&self, id: TransactionId) -> Result<Option<Inclusion>, Problem> {
         self.read(move |chronicle| chronicle.find(&id)).await
     }

@@ -304,8 +304,12 @@ impl Following {
                 count(&change);
             }
         }
-        let ((_, height), told) = (self.follower.head(), self.follower.best_height());
+        let ((head, height), told) = (self.follower.head(), self.follower.best_height());
         self.around.progress.advance(height, told);
+        // An index that knows blocks which are not executed yet would tell of a head that nobody can ask.
+        if !self.follower.is_executing() && self.chronicle.head().id == head {
+            self.around.progress.finish_replay();
+        }
         metrics::gauge!("zeni_api_follower_height").set(height as f64);
         metrics::gauge!("zeni_api_follower_lag_blocks").set(self.around.progress.lag() as f64);
         metrics::gauge!("zeni_api_index_lag_blocks").set(height.saturating_sub(self.chronicle.head().height) as f64);

@@ -2,6 +2,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use tokio::sync::watch;
 use zeni_consensus::Mode;
 
 /// Blocks that this server may be behind the best node and still be ready.
@@ -26,6 +27,8 @@ pub struct NodeTold {
 /// Why the server is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
+    #[error("the stored chain is still being executed, up to height {height} so far")]
+    Replaying { height: u64 },
     #[error("no node is connected")]
     NoConnection,
     #[error("no node has told its height yet")]
@@ -40,6 +43,9 @@ pub enum NotReady {
 #[derive(Debug)]
 pub struct Progress {
     inner: RwLock<Inner>,
+    /// Whether the chain that was on disk at the start is executed and indexed. Before, the index and the state are at
+    /// different places, and neither is what was told before the start.
+    replayed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +62,22 @@ struct Inner {
 impl Progress {
     pub fn new(nodes: usize) -> Self {
         let nodes = vec![NodeSeen::default(); nodes];
-        Self { inner: RwLock::new(Inner { nodes, ..Inner::default() }) }
+        Self { inner: RwLock::new(Inner { nodes, ..Inner::default() }), replayed: watch::Sender::new(false) }
+    }
+
+    /// The chain that was on disk at the start is executed and indexed, which it then stays.
+    pub fn finish_replay(&self) {
+        self.replayed.send_if_modified(|replayed| !std::mem::replace(replayed, true));
+    }
+
+    /// Becomes true once the stored chain is executed and indexed.
+    pub fn watch_replay(&self) -> watch::Receiver<bool> {
+        self.replayed.subscribe()
+    }
+
+    /// Whether questions about the chain can be answered.
+    pub fn replayed(&self) -> Result<(), NotReady> {
+        if *self.replayed.borrow() { Ok(()) } else { Err(NotReady::Replaying { height: self.read().height }) }
     }
 
     /// The node that the chain is followed from, `None` if no connection stands.
@@ -105,6 +126,9 @@ impl Progress {
         let inner = self.read();
         if inner.stopping {
             return Err(NotReady::Stopping);
+        }
+        if !*self.replayed.borrow() {
+            return Err(NotReady::Replaying { height: inner.height });
         }
         if inner.followed.is_none() {
             return Err(NotReady::NoConnection);
@@ -155,7 +179,9 @@ mod tests {
     #[test]
     fn is_ready_only_with_a_connection_and_near_the_best_node() {
         let progress = Progress::new(2);
-        assert_eq!(progress.ready(), Err(NotReady::NoConnection));
+        assert_eq!(progress.ready(), Err(NotReady::Replaying { height: 0 }));
+        progress.finish_replay();
+        assert_eq!((progress.replayed(), progress.ready()), (Ok(()), Err(NotReady::NoConnection)));
         progress.follow(Some(0));
         assert_eq!(progress.ready(), Err(NotReady::NoHeight));
         progress.saw(1, told(10));
@@ -174,6 +200,7 @@ mod tests {
     #[test]
     fn a_node_that_stopped_answering_no_longer_counts() {
         let progress = Progress::new(2);
+        progress.finish_replay();
         progress.follow(Some(0));
         progress.saw(1, told(10));
         progress.saw(0, told(1));

@@ -38,7 +38,8 @@ impl Api {
             let view = self.sequences(sequences.collect()).await?;
             let ids: Vec<TransactionId> = open.iter().map(|place| payments[*place].0).collect();
             let found = self.find_all(ids).await?;
-            let decided = self.progress.lag() == 0 && self.chronicle.head().height >= view.height;
+            let current = self.progress.replayed().is_ok() && self.progress.lag() == 0;
+            let decided = current && self.chronicle.head().height >= view.height;
             let looked = std::mem::take(&mut open).into_iter().zip(found.into_iter().zip(view.used));
             for (place, (found, used)) in looked {
                 answers[place] = found;

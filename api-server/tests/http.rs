@@ -267,6 +267,37 @@ async fn readiness_follows_the_progress() {
 }
 
 #[tokio::test]
+async fn nothing_is_told_of_the_chain_before_the_stored_one_is_executed() {
+    let world = Arc::new(World::new());
+    let node = answering(&world, 1, |_| Verdict::Accepted { copies: 1 });
+    let harness = Harness::replaying(&world, vec![node.at.clone()]);
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![]);
+    harness.become_canonical(&branch);
+    let payment = world.pay(0, 1, 0, 1);
+    let paths = [
+        format!("/v1/payments/{}", world.id_of(&payment)),
+        format!("/v1/accounts/{}", account(0)),
+        "/v1/blocks".into(),
+        "/v1/blocks/1".into(),
+        "/v1/events".into(),
+        "/readyz".into(),
+    ];
+    for path in &paths {
+        let answer = harness.get(path).await;
+        assert_eq!(answer.problem(), (503, "not_ready".into()), "{path}");
+        assert!(answer.headers.contains_key("retry-after"));
+    }
+    assert_eq!(harness.post_json("/v1/payments", &one_json(&payment)).await.status, 202);
+    assert_eq!(harness.get("/healthz").await.status, 200);
+    assert_eq!(harness.get("/metrics").await.status, 200);
+    harness.api.progress.finish_replay();
+    for path in &paths[..4] {
+        assert_eq!(harness.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn each_scrape_tells_what_the_process_uses() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _local = metrics::set_default_local_recorder(&recorder);

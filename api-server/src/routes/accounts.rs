@@ -28,6 +28,7 @@ pub(super) async fn account(
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<AccountQueryFields>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    api.require_replayed()?;
     let text = path_of(path)?;
     let id: AccountId = text.parse().map_err(|error: zeni_ledger::identity::AccountIdError| {
         Problem::malformed(error.to_string()).with("field", "id")

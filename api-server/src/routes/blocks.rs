@@ -32,6 +32,7 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    api.require_replayed()?;
     let query = query_of(query)?;
     let limit = query.limit.unwrap_or(PAGE_DEFAULT);
     if !(1..=PAGE_MAX).contains(&limit) {
@@ -57,6 +58,7 @@ pub(super) async fn block(
     State(api): State<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Problem> {
+    api.require_replayed()?;
     let name = path_of(path)?;
     let bad = || {
         Problem::malformed("a block is named by its height or its id of 64 hexadecimal digits").with("field", "block")

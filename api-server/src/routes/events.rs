@@ -40,6 +40,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    api.require_replayed()?;
     let query = query_of(query)?;
     let slot = Arc::clone(&api.event_streams).try_acquire_owned();
     let slot = slot.map_err(|_| Problem::overloaded("too many event streams are open", 5))?;

@@ -72,6 +72,7 @@ pub(super) async fn status(
     path: Result<Path<String>, PathRejection>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    api.require_replayed()?;
     let text = path_of(path)?;
     let id = TransactionId::from_hex(&text)
         .ok_or_else(|| Problem::malformed("a payment's id is 64 hexadecimal digits").with("field", "id"))?;

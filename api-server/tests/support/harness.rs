@@ -65,6 +65,17 @@ impl Harness {
     }
 
     pub(crate) fn with_limits(world: &Arc<World>, nodes: Vec<NodeAddress>, limits: Limits) -> Self {
+        let harness = Self::start(world, nodes, limits);
+        harness.api.progress.finish_replay();
+        harness
+    }
+
+    /// One that has not yet executed what was on its disk.
+    pub(crate) fn replaying(world: &Arc<World>, nodes: Vec<NodeAddress>) -> Self {
+        Self::start(world, nodes, Limits::default())
+    }
+
+    fn start(world: &Arc<World>, nodes: Vec<NodeAddress>, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let index_config = IndexConfig { depth: 2, ..IndexConfig::default() };
         let index = Index::open(&dir.path().join("index"), world.genesis.block_id(), index_config).unwrap().index;
