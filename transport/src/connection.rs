@@ -31,7 +31,7 @@ pub struct Connection {
     config: Arc<TransportConfig>,
     incoming: Arc<Incoming>,
     /// Held by a connection that was taken; one that was dialled has none.
-    place: Option<Arc<Place>>,
+    _place: Option<Arc<Place>>,
 }
 
 /// What has begun to arrive and was not handed out yet. Both are bounded by the stream limits.
@@ -55,12 +55,12 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     pub(crate) fn new(peer: PublicKey, role: Role, quic: quinn::Connection, config: Arc<TransportConfig>) -> Self {
-        Self { peer, role, quic, config, incoming: Arc::default(), place: None }
+        Self { peer, role, quic, config, incoming: Arc::default(), _place: None }
     }
 
     /// The same connection, which holds this place until its last clone is dropped.
     pub(crate) fn at(self, place: Place) -> Self {
-        Self { place: Some(Arc::new(place)), ..self }
+        Self { _place: Some(Arc::new(place)), ..self }
     }
 
     /// The key that the peer proved.
