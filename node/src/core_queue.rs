@@ -100,6 +100,14 @@ impl CoreReceiver {
         next.ok().map(|queued| queued.task)
     }
 
+    /// What waits at this moment, small tasks first. What is sent while these are taken stays.
+    pub fn waiting(&self) -> impl Iterator<Item = Task> + use<> {
+        let (control, bulk) = (self.control.clone(), self.bulk.clone());
+        let (small, large) = (control.len(), bulk.len());
+        let take = |queue: Receiver<Queued>, count| (0..count).map_while(move |_| queue.try_recv().ok());
+        take(control, small).chain(take(bulk, large)).map(|queued| queued.task)
+    }
+
     /// Waits for a task until `deadline` (for ever, if there is none).
     pub fn next(&self, deadline: Option<Instant>) -> Received {
         if let Some(task) = self.try_next() {
@@ -156,6 +164,20 @@ mod tests {
         assert_eq!(room.available_permits(), 0);
         assert!(matches!(receiver.next(None), Received::Task(Task::Checkpoint)));
         assert_eq!(room.available_permits(), 1);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_though_more_comes_meanwhile() {
+        let (sender, receiver) = core_queue();
+        (0..3).for_each(|_| sender.bulk(Task::Checkpoint, None));
+        (0..2).for_each(|_| sender.control(Task::Step(Input::Tick), None));
+        let taken = receiver.waiting().inspect(|_| {
+            sender.control(Task::Step(Input::Tick), None);
+            sender.bulk(Task::Checkpoint, None);
+        });
+        let small: Vec<bool> = taken.map(|task| matches!(task, Task::Step(_))).collect();
+        assert_eq!(small, [true, true, false, false, false]);
+        assert_eq!(sender.depths(), (5, 5));
     }
 
     #[test]

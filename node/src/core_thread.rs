@@ -1,6 +1,6 @@
 //! The one thread that owns the core and appends to the log.
 //!
-//! A turn takes up to [`TURN_TASKS_MAX`] waiting tasks, steps the core for each and appends at once what the effects ask
+//! A turn begins with a tick if one is due, takes up to [`TURN_TASKS_MAX`] waiting tasks or [`TURN_TIME_MAX`] of time, steps the core for each and appends at once what the effects ask
 //! for; everything else they ask for goes to the committer in one piece, which says it once it is on disk.
 
 use std::collections::HashMap;
@@ -22,6 +22,9 @@ use crate::unsynced::Unsynced;
 
 /// Tasks of one turn, at most: what waits behind them is said a little later, but never starves.
 pub const TURN_TASKS_MAX: usize = 64;
+/// What was said in a turn is handed over once it has taken this long: a status must not wait for what comes after a
+/// long execution, nor for the rest of the tasks.
+const TURN_TIME_MAX: Duration = Duration::from_millis(20);
 /// The core is stepped at least so often, so that it also notices when the clock was set.
 const TICK_MAX: Duration = Duration::from_secs(1);
 /// How often the gauges are set.
@@ -131,21 +134,31 @@ impl CoreThread {
     fn turn(&mut self, mut task: Option<Task>, turn: &mut Turn) -> Result<Flow, CoreFailure> {
         if task.is_none() || self.wake.is_some_and(|wake| wake <= clock::now()) {
             self.wake = None;
+            let start = Instant::now();
             self.step(Input::Tick, turn)?;
+            // The only tick of this turn: while there is more to execute, the next turn begins with the next one.
+            if start.elapsed() >= TURN_TIME_MAX {
+                self.hand_over(std::mem::take(turn))?;
+            }
         }
+        let start = Instant::now();
         for _ in 0..TURN_TASKS_MAX {
             let Some(next) = task.take().or_else(|| self.tasks.try_next()) else { break };
             if let Flow::Stop = self.task(next, turn)? {
                 self.finish(turn)?;
                 return Ok(Flow::Stop);
             }
+            if start.elapsed() >= TURN_TIME_MAX {
+                break;
+            }
         }
         Ok(Flow::GoOn)
     }
 
-    /// Takes everything that is queued already: it was let in before the node began to stop.
+    /// Takes everything that is queued already: it was let in before the node began to stop. What peers go on to push
+    /// meanwhile stays.
     fn finish(&mut self, turn: &mut Turn) -> Result<(), CoreFailure> {
-        while let Some(task) = self.tasks.try_next() {
+        for task in self.tasks.waiting() {
             self.task(task, turn)?;
         }
         Ok(())
