@@ -31,11 +31,23 @@ pub struct Turn {
 #[derive(Debug)]
 pub enum Say {
     Synced(BatchDigest),
-    Send { to: Peer, message: Message },
+    Send {
+        to: Peer,
+        message: Message,
+    },
     Broadcast(Message),
     Publish(Message),
-    Verdicts { pending: PendingSubmission, verdicts: Vec<Verdict> },
-    Answer { answer: oneshot::Sender<Reply>, reply: Reply, admitted: Admitted },
+    Verdicts {
+        pending: PendingSubmission,
+        verdicts: Vec<Verdict>,
+    },
+    Answer {
+        answer: oneshot::Sender<Reply>,
+        reply: Reply,
+        admitted: Admitted,
+    },
+    /// The answer to a question for blocks was said before this.
+    BlocksSaid(oneshot::Sender<()>),
     Event(Event),
     Halt(HaltReason),
 }

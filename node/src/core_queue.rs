@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use tokio::sync::oneshot;
-use zeni_consensus::Input;
+use zeni_consensus::{Input, Message, Peer};
 use zeni_ledger::{AccountId, Payment, TransactionId};
 use zeni_schemas::request::Reply;
 
@@ -23,6 +23,8 @@ pub enum Task {
     Step(Input),
     /// Step the core with payments whose signatures hold.
     Submission { pending: PendingSubmission, payments: Vec<(Payment, TransactionId)> },
+    /// Step the core with a peer's question for blocks, and tell when the answer is said.
+    BlocksAsked { from: Peer, question: Message, answered: oneshot::Sender<()> },
     /// Answer a question from the core's state.
     Ask { question: Question, answer: oneshot::Sender<Reply>, admitted: Admitted },
     /// Take a checkpoint, unless one is still being written.

@@ -173,6 +173,10 @@ impl CoreThread {
                 self.waiting.insert(request, pending);
                 self.step(Input::Submission { request, payments }, turn)?;
             }
+            Task::BlocksAsked { from, question, answered } => {
+                self.step(Input::Message { from, message: question }, turn)?;
+                turn.say.push(Say::BlocksSaid(answered));
+            }
             Task::Ask { question, answer, admitted } => {
                 let reply = questions::answer(&self.core, &self.identity, &question);
                 turn.say.push(Say::Answer { answer, reply, admitted });

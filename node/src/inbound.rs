@@ -11,6 +11,7 @@ use crate::config::Limits;
 use crate::copies::{Passage, Seen};
 use crate::core_queue::Task;
 use crate::links::kind;
+use crate::serve_blocks::QUESTIONS_MAX;
 use crate::services::Services;
 use crate::verify::suspicion::Suspicion;
 use crate::verify::work::{What, Work};
@@ -29,6 +30,14 @@ pub struct Inbound {
     messages: Arc<Semaphore>,
     batches: Arc<Semaphore>,
     fetches: mpsc::Sender<Vec<BatchDigest>>,
+    questions: mpsc::Sender<Message>,
+}
+
+/// What a connection's readers were asked: for batches, and for blocks.
+#[derive(Debug)]
+pub struct Asked {
+    pub fetches: mpsc::Receiver<Vec<BatchDigest>>,
+    pub questions: mpsc::Receiver<Message>,
 }
 
 /// Why a connection is closed for what it said.
@@ -57,12 +66,14 @@ impl Offence {
 }
 
 impl Inbound {
-    /// Also returns where requests for batches are to be served from.
-    pub fn new(peer: Peer, limits: &Limits) -> (Self, mpsc::Receiver<Vec<BatchDigest>>) {
-        let (fetches, receiver) = mpsc::channel(FETCHES_MAX);
+    /// Also returns what is to be served.
+    pub fn new(peer: Peer, limits: &Limits) -> (Self, Asked) {
+        let (fetches, asked_fetches) = mpsc::channel(FETCHES_MAX);
+        let (questions, asked_questions) = mpsc::channel(QUESTIONS_MAX);
+        let asked = Asked { fetches: asked_fetches, questions: asked_questions };
         let (messages, batches) = (Semaphore::new(limits.peer_messages), Semaphore::new(limits.peer_batches));
         let (messages, batches) = (Arc::new(messages), Arc::new(batches));
-        (Self { peer, suspicion: Suspicion::default(), messages, batches, fetches }, receiver)
+        (Self { peer, suspicion: Suspicion::default(), messages, batches, fetches, questions }, asked)
     }
 
     /// Takes one message. Waits while too many of this connection are on their way: then its peer must wait too.
@@ -76,6 +87,11 @@ impl Inbound {
             return Ok(());
         }
         match message.try_map_batch(Err::<VerifiedBatch, Batch>) {
+            Ok(question @ (Message::FetchBlocks { .. } | Message::FetchAncestors { .. })) => {
+                if self.questions.try_send(question).is_err() {
+                    metrics::counter!("zeni_block_questions_dropped_total").increment(1);
+                }
+            }
             Ok(message) => {
                 let permit = acquire(&self.messages).await;
                 services.core.control(Task::Step(Input::Message { from: self.peer, message }), Some(permit.into()));
@@ -167,9 +183,9 @@ mod tests {
     fn none_of_the_questions_that_a_peer_has_open_is_dropped_even_if_it_asks_twice() {
         let questions = open_questions();
         assert!(questions.len() > 64, "{} questions are no crowd", questions.len());
-        let (inbound, mut fetches) = Inbound::new(Peer::Validator(ValidatorIndex(0)), &Limits::default());
+        let (inbound, mut asked) = Inbound::new(Peer::Validator(ValidatorIndex(0)), &Limits::default());
         questions.iter().chain(&questions).for_each(|digests| inbound.take_fetch(digests.clone()));
-        let waiting: Vec<_> = std::iter::from_fn(|| fetches.try_recv().ok()).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| asked.fetches.try_recv().ok()).collect();
         assert_eq!(waiting, [questions.clone(), questions].concat());
     }
 }

@@ -33,6 +33,7 @@ pub mod requests;
 pub mod run;
 pub mod screen;
 pub mod serve_batches;
+pub mod serve_blocks;
 pub mod services;
 pub mod session;
 pub mod setup;

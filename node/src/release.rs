@@ -46,6 +46,10 @@ pub fn release(say: Say, links: &Arc<Links>, unsynced: &Unsynced, halted: &impl 
             let _ = answer.send(reply);
             drop(admitted);
         }
+        Say::BlocksSaid(answered) => {
+            // The connection that asked may be gone.
+            let _ = answered.send(());
+        }
         Say::Event(event) => events::observe(&event),
         Say::Halt(reason) => halted(reason),
     }

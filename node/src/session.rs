@@ -14,10 +14,11 @@ use zeni_schemas::request::{Reply, RequestError, decode_request, encode_reply};
 use zeni_transport::{Class, CloseCode, Connection, FrameError, FrameReceiver, FrameSender, IncomingRequest, Lost};
 
 use crate::bulk::Bulk;
-use crate::inbound::{Inbound, Offence};
+use crate::inbound::{Asked, Inbound, Offence};
 use crate::links::{Link, LinkId, Links, Remote};
 use crate::requests::{self, Asker};
 use crate::serve_batches::{self, SERVED_MAX};
+use crate::serve_blocks::{self, Unsent};
 use crate::services::Services;
 
 /// How a connection ended.
@@ -104,12 +105,18 @@ async fn link(
     let cut = Arc::new(Notify::new());
     let link = Link { control: control.clone(), bulk, cut: Arc::clone(&cut) };
     let (id, peer) = services.links.add(remote, link);
-    let (inbound, fetches) = Inbound::new(peer, &services.limits);
+    let (inbound, Asked { fetches, questions }) = Inbound::new(peer, &services.limits);
+    let (sent, core, unsent) = (Arc::new(Notify::new()), services.core.clone(), control.clone());
     let (reading, shared) = (connection.clone(), Arc::clone(services));
     let (reader, unsynced) = (services.reader.clone(), Arc::clone(&services.unsynced));
     tasks.spawn(async move { read_streams(&reading, Arc::new(inbound), &shared).await });
-    tasks.spawn(write_control(control_queue, control_sender));
+    tasks.spawn(write_control(control_queue, control_sender, Arc::clone(&sent)));
     tasks.spawn(write_bulk(Bulk::new(pushed, served), bulk_sender));
+    tasks.spawn(async move {
+        serve_blocks::serve(questions, peer, &core, Unsent { control: &unsent, sent: &sent }).await;
+        // It ends with the connection's readers, which say why, or with the core.
+        std::future::pending().await
+    });
     tasks.spawn(async move {
         tokio::select! {
             // It ends with the connection's readers or writers, which say why.
@@ -148,11 +155,12 @@ async fn read_frames(mut frames: FrameReceiver, inbound: &Inbound, services: &Se
     Ok(())
 }
 
-async fn write_control(mut queue: mpsc::Receiver<Bytes>, mut sender: FrameSender) -> End {
+async fn write_control(mut queue: mpsc::Receiver<Bytes>, mut sender: FrameSender, sent: Arc<Notify>) -> End {
     while let Some(frame) = queue.recv().await {
         if let Err(error) = sender.send(frame).await {
             return End::Frame(error);
         }
+        sent.notify_one();
     }
     std::future::pending().await
 }

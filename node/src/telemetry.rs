@@ -95,6 +95,7 @@ describe! {
     describe_counter "zeni_batch_pushes_dropped_total" "Batches not pushed because the peer's queue was full.";
     describe_counter "zeni_batch_copies_total" "Batches of peers not verified again, by what was found of them.";
     describe_counter "zeni_fetches_dropped_total" "Requests for batches not served because too many wait.";
+    describe_counter "zeni_block_questions_dropped_total" "Questions for blocks not answered because too many wait.";
     describe_counter "zeni_slow_peers_total" "Connections closed because the peer did not take its messages.";
     describe_counter "zeni_connections_refused_total" "Connections turned away in the handshake, by reason.";
     describe_counter "zeni_unknown_peers_total" "Connections turned away because their key is not admitted.";
