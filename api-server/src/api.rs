@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zeni_client::{NodePool, PoolError};
 use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
@@ -13,9 +13,13 @@ use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
 use crate::chronicle::{Chronicle, ChronicleError, Inclusion};
 use crate::config::Limits;
 use crate::follower::{AccountQuery, AccountView, Question};
+use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::submissions::{Promise, Submissions};
+
+/// How long nodes may take to tell the copies of a payment, before those that are known here are told.
+const COPIES_WAIT: Duration = Duration::from_secs(1);
 
 /// State of the server, shared by all requests.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Api {
     pub nodes: Arc<NodePool>,
     pub progress: Arc<Progress>,
     pub submissions: Submissions,
+    /// To the nodes' pools.
+    pub pending: Pending,
     /// To the follower's state.
     pub questions: mpsc::Sender<Question>,
     pub limits: Limits,
@@ -55,6 +61,9 @@ pub enum PaymentStatus {
     Accepted {
         copies: u16,
         accepted_ms: Option<u64>,
+        /// Another payment used its sequence: unless a reorganisation takes that one back, no block can execute this
+        /// one. Not yet `rejected`, which is for ever.
+        superseded: bool,
     },
     Included(Inclusion),
     Rejected(Inclusion, Rejection),
@@ -96,7 +105,9 @@ impl Api {
         let accepted_ms = unix_ms();
         let promises = payments.iter().zip(ids).zip(verdicts).filter_map(|((payment, id), verdict)| match verdict {
             Verdict::Accepted { copies } | Verdict::Known { copies } => {
-                Some((*id, Promise { copies: *copies, valid_until: payment.valid_until(), accepted_ms }))
+                let (valid_until, from) = (payment.valid_until(), payment.from());
+                let sequence = payment.sequence();
+                Some((*id, Promise { copies: *copies, valid_until, accepted_ms, from, sequence }))
             }
             Verdict::Refused(_) => None,
         });
@@ -139,16 +150,17 @@ impl Api {
         }
         let promise = self.submissions.find(&id);
         if let Some(promise) = promise.filter(|promise| !self.is_over(promise.valid_until)) {
-            return Ok(PaymentStatus::Accepted { copies: promise.copies, accepted_ms: Some(promise.accepted_ms) });
+            return self.promised(id, promise).await;
         }
-        let copies = match self.nodes.pending(vec![id]).await {
-            Ok(copies) => copies.first().copied().unwrap_or(0),
+        let copies = match self.pending.copies(id).await {
+            Ok(copies) => copies,
             // Without a node's word, a promise still stands.
             Err(_) if promise.is_some() => promise.map_or(0, |promise| promise.copies),
-            Err(error) => return Err(pool_problem(&error)),
+            Err(problem) => return Err(problem),
         };
         if copies > 0 {
-            return Ok(PaymentStatus::Accepted { copies, accepted_ms: promise.map(|promise| promise.accepted_ms) });
+            let accepted_ms = promise.map(|promise| promise.accepted_ms);
+            return Ok(PaymentStatus::Accepted { copies, accepted_ms, superseded: false });
         }
         // A block may have taken it from the pool between the two questions.
         if let Some(inclusion) = self.find(id).await? {
@@ -156,6 +168,22 @@ impl Api {
         }
         Ok(promise
             .map_or(PaymentStatus::Unknown, |promise| PaymentStatus::Expired { valid_until: promise.valid_until }))
+    }
+
+    /// The status of a payment that nodes promised through this server and no block was seen to hold.
+    async fn promised(&self, id: TransactionId, promise: Promise) -> Result<PaymentStatus, Problem> {
+        let used = self.sequences(vec![(promise.from, promise.sequence)]).await?.used;
+        // The index was published before the state answered: what used the sequence can be found, if it is this one.
+        if let Some(inclusion) = self.find(id).await? {
+            return Ok(executed(inclusion));
+        }
+        let superseded = used.first().copied().unwrap_or(false);
+        let everywhere = usize::from(promise.copies) >= self.chronicle.genesis().validators.len();
+        let mut copies = promise.copies;
+        if !everywhere && let Ok(Ok(told)) = timeout(COPIES_WAIT, self.pending.copies(id)).await {
+            copies = self.submissions.grow(&id, told).map_or(copies.max(told), |promise| promise.copies);
+        }
+        Ok(PaymentStatus::Accepted { copies, accepted_ms: Some(promise.accepted_ms), superseded })
     }
 
     /// Whether blocks from now on are too late for a payment valid until then.
@@ -177,7 +205,7 @@ fn executed(inclusion: Inclusion) -> PaymentStatus {
     }
 }
 
-fn pool_problem(error: &PoolError) -> Problem {
+pub(crate) fn pool_problem(error: &PoolError) -> Problem {
     match error {
         PoolError::Busy { .. } => Problem::overloaded(error.to_string(), 1),
         PoolError::Overloaded { retry_after_ms } => {

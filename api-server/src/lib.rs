@@ -12,6 +12,7 @@ pub mod follower;
 pub mod keeper;
 pub mod node_watch;
 pub mod payment_json;
+pub mod pending;
 pub mod problem;
 pub mod process;
 pub mod progress;

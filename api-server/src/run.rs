@@ -20,6 +20,7 @@ use crate::api::{Api, unix_ms};
 use crate::config::Config;
 use crate::follower::{FollowerFailure, FollowerThread, Surroundings};
 use crate::node_watch::watch_nodes;
+use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::routes::{metrics_router, router};
 use crate::server::Server;
@@ -125,6 +126,7 @@ impl Running {
             attempt_timeout: Duration::from_millis(limits.node_timeout_ms),
             call_timeout: limits.answer_timeout(),
             in_flight_max: limits.submissions_max,
+            ..PoolConfig::default()
         };
         let pool = Arc::new(NodePool::new(&endpoints[0], nodes.clone(), pool_config));
         let progress = Arc::new(Progress::new(nodes.len()));
@@ -154,6 +156,7 @@ impl Running {
 
         let api = Arc::new(Api {
             chronicle,
+            pending: Pending::start(Arc::clone(&pool)),
             nodes: pool,
             progress,
             submissions: Submissions::new(limits.remembered_max),

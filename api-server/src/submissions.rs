@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use zeni_ledger::TransactionId;
+use zeni_ledger::{AccountId, Sequence, TransactionId};
 
 /// What nodes promised about a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct Promise {
     pub valid_until: u32,
     /// Unix milliseconds of the first promise.
     pub accepted_ms: u64,
+    /// Its payer.
+    pub from: AccountId,
+    pub sequence: Sequence,
 }
 
 /// A bounded memory of promises.
@@ -51,6 +54,16 @@ impl Submissions {
             }
             generations.young.insert(id, promise);
         }
+    }
+
+    /// Takes in that `copies` nodes have a remembered payment by now; fewer than before is no news, because blocks take
+    /// payments out of pools. What is known of it then.
+    pub fn grow(&self, id: &TransactionId, copies: u16) -> Option<Promise> {
+        let mut generations = self.lock();
+        let Generations { young, old } = &mut *generations;
+        let promise = young.get_mut(id).or_else(|| old.get_mut(id))?;
+        promise.copies = promise.copies.max(copies);
+        Some(*promise)
     }
 
     /// What is remembered of a payment.
@@ -89,7 +102,7 @@ mod tests {
     }
 
     fn promise(copies: u16, accepted_ms: u64) -> Promise {
-        Promise { copies, valid_until: 9, accepted_ms }
+        Promise { copies, valid_until: 9, accepted_ms, from: AccountId([1; 32]), sequence: Sequence(0) }
     }
 
     #[test]
@@ -99,6 +112,16 @@ mod tests {
         submissions.remember([(id(1), promise(1, 200))]);
         assert_eq!(submissions.find(&id(1)), Some(promise(2, 100)));
         assert_eq!(submissions.find(&id(2)), None);
+    }
+
+    #[test]
+    fn copies_grow_and_never_shrink() {
+        let submissions = Submissions::new(10);
+        submissions.remember([(id(1), promise(2, 100))]);
+        assert_eq!(submissions.grow(&id(1), 3), Some(promise(3, 100)));
+        assert_eq!(submissions.grow(&id(1), 0), Some(promise(3, 100)));
+        assert_eq!(submissions.find(&id(1)), Some(promise(3, 100)));
+        assert_eq!(submissions.grow(&id(2), 3), None);
     }
 
     #[test]

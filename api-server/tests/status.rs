@@ -136,6 +136,61 @@ async fn a_payment_that_came_another_way_is_asked_of_the_nodes() {
 }
 
 #[tokio::test]
+async fn copies_grow_as_nodes_tell_of_them() {
+    let world = Arc::new(World::new());
+    let node = node(&world, Verdict::Accepted { copies: 1 }, 3);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(0, 1, 0, 1);
+    assert_eq!(submit(&harness, &payment).await.json()["copies"], 1);
+    assert_eq!(status(&harness, &payment).await["copies"], 3);
+    let asked = node.requests().len();
+    assert_eq!(status(&harness, &payment).await["copies"], 3);
+    assert_eq!(node.requests().len(), asked, "all three have it, so nobody is asked again");
+}
+
+#[tokio::test]
+async fn an_accepted_payment_whose_sequence_another_one_used_says_so_until_that_is_taken_back() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let payment = world.pay(0, 1, 0, 30);
+    submit(&harness, &payment).await;
+    assert_eq!(status(&harness, &payment).await.get("warning"), None);
+    let (mut first, mut second) = (Branch::new(&world), Branch::new(&world));
+    first.extend(vec![world.pay(0, 2, 0, 30)]);
+    harness.become_canonical(&first);
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["warning"].as_str()), (Some("accepted"), Some("sequence_used")));
+    second.skip(3);
+    second.extend(vec![]);
+    second.extend(vec![]);
+    harness.become_canonical(&second);
+    assert_eq!(status(&harness, &payment).await.get("warning"), None);
+    second.extend(vec![payment]);
+    harness.become_canonical(&second);
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found.get("warning")), (Some("included"), None));
+}
+
+#[tokio::test]
+async fn many_questions_reach_the_nodes_as_one_and_leave_submissions_their_places() {
+    let world = Arc::new(World::new());
+    let node = node(&world, Verdict::Accepted { copies: 1 }, 1);
+    let limits = Limits { submissions_max: 1, ..Limits::default() };
+    let harness = Harness::with_limits(&world, vec![node.at.clone()], limits);
+    let payments: Vec<Payment> = (0..40).map(|sequence| world.pay(0, 1, sequence, 1)).collect();
+    let statuses = futures_util::future::join_all(payments.iter().map(|payment| status(&harness, payment)));
+    let other = world.pay(2, 1, 0, 1);
+    let (statuses, submitted) = tokio::join!(statuses, submit(&harness, &other));
+    assert!(statuses.iter().all(|found| found["status"] == "accepted"));
+    assert_eq!(submitted.status, 202);
+    let requests = node.requests();
+    let asked = |request: &&Request| matches!(request, Request::Pending(_));
+    let questions = requests.iter().filter(asked).count();
+    assert!(questions < payments.len() / 2, "{questions} questions for {} statuses", payments.len());
+}
+
+#[tokio::test]
 async fn an_unknown_payment_is_a_problem_with_its_code() {
     let world = Arc::new(World::new());
     let node = accepting(&world);

@@ -21,13 +21,20 @@ pub struct PoolConfig {
     pub attempt_timeout: Duration,
     /// How long a call may take in all.
     pub call_timeout: Duration,
-    /// Calls at once; further ones are refused.
+    /// Submissions at once; further ones are refused.
     pub in_flight_max: usize,
+    /// Questions at once; further ones are refused. Apart from submissions, so that neither takes the other's places.
+    pub questions_max: usize,
 }
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { attempt_timeout: Duration::from_secs(4), call_timeout: Duration::from_secs(12), in_flight_max: 256 }
+        Self {
+            attempt_timeout: Duration::from_secs(4),
+            call_timeout: Duration::from_secs(12),
+            in_flight_max: 256,
+            questions_max: 16,
+        }
     }
 }
 
@@ -77,7 +84,8 @@ pub struct NodePool {
     config: PoolConfig,
     /// Calls take turns, so that load spreads.
     turn: AtomicUsize,
-    in_flight: Semaphore,
+    submissions: Semaphore,
+    questions: Semaphore,
     failovers: AtomicU64,
 }
 
@@ -89,8 +97,8 @@ impl NodePool {
     pub fn new(endpoint: &Endpoint, nodes: Vec<NodeAddress>, config: PoolConfig) -> Self {
         assert!(!nodes.is_empty(), "a pool has at least one node");
         let nodes = nodes.into_iter().map(|at| Node::new(endpoint.clone(), at)).collect();
-        let in_flight = Semaphore::new(config.in_flight_max);
-        Self { nodes, config, turn: AtomicUsize::new(0), in_flight, failovers: AtomicU64::new(0) }
+        let (submissions, questions) = (Semaphore::new(config.in_flight_max), Semaphore::new(config.questions_max));
+        Self { nodes, config, turn: AtomicUsize::new(0), submissions, questions, failovers: AtomicU64::new(0) }
     }
 
     /// How many nodes there are.
@@ -116,7 +124,7 @@ impl NodePool {
     /// cannot take just now ([`Refusal::Overloaded`], [`Refusal::DiskFull`]) go to the next one.
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<Verdict>, PoolError> {
         check_count(payments.len(), SUBMISSION_PAYMENTS_MAX)?;
-        let mut call = self.begin()?;
+        let mut call = self.begin(&self.submissions, self.config.in_flight_max)?;
         let mut verdicts: Vec<Option<Verdict>> = vec![None; payments.len()];
         let mut open: Vec<usize> = (0..payments.len()).collect();
         while let Some(node) = call.next_node() {
@@ -177,7 +185,7 @@ impl NodePool {
     }
 
     async fn any<T>(&self, request: &Request, read: impl Fn(Reply) -> Option<T>) -> Result<T, PoolError> {
-        let mut call = self.begin()?;
+        let mut call = self.begin(&self.questions, self.config.questions_max)?;
         let body = encode(request);
         while let Some(node) = call.next_node() {
             let Some(reply) = call.ask(node, &body).await else { continue };
@@ -189,9 +197,8 @@ impl NodePool {
         Err(call.into_error())
     }
 
-    fn begin(&self) -> Result<Call<'_>, PoolError> {
-        let in_flight_max = self.config.in_flight_max;
-        let permit = self.in_flight.try_acquire().map_err(|_| PoolError::Busy { in_flight_max })?;
+    fn begin<'a>(&'a self, places: &'a Semaphore, in_flight_max: usize) -> Result<Call<'a>, PoolError> {
+        let permit = places.try_acquire().map_err(|_| PoolError::Busy { in_flight_max })?;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let turns = (0..self.nodes.len()).map(|step| first.wrapping_add(step) % self.nodes.len());
         let (sick, mut order): (Vec<usize>, Vec<usize>) = turns.partition(|node| self.nodes[*node].is_sick());

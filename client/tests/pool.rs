@@ -163,13 +163,14 @@ async fn a_process_with_another_key_is_not_believed() {
 
 #[tokio::test]
 async fn calls_in_flight_are_bounded() {
-    let silent = answering(1, Answer::Hang);
-    let config = PoolConfig { in_flight_max: 1, ..PoolConfig::default() };
+    let (silent, sent) = (answering(1, Answer::Hang), payments(1));
+    let config = PoolConfig { in_flight_max: 2, questions_max: 1, ..PoolConfig::default() };
     let pool = pool_with(vec![silent.at.clone()], config);
-    let first = pool.any_node_info();
+    let first = async { tokio::join!(pool.any_node_info(), pool.submit(&sent), pool.submit(&sent)) };
     let second = async {
-        // The first call holds the only place once it was polled, which join does in order.
+        // Those before hold every place once they were polled, which happens in order.
         assert!(matches!(pool.any_node_info().await, Err(PoolError::Busy { in_flight_max: 1 })));
+        assert!(matches!(pool.submit(&sent).await, Err(PoolError::Busy { in_flight_max: 2 })));
     };
     tokio::select! {
         biased;

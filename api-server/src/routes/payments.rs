@@ -23,6 +23,9 @@ use crate::rfc3339;
 /// Bytes of an idempotency key, at most.
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// What is said of an accepted payment whose sequence another one used.
+const SUPERSEDED: &str = "another payment used its sequence on the canonical chain; unless a reorganisation takes that \
+                          one back, this one will not be executed";
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
@@ -144,9 +147,16 @@ fn status_json(api: &Api, id: TransactionId, status: &PaymentStatus) -> Result<V
     let named = id.to_string();
     Ok(match status {
         PaymentStatus::Unknown => return Err(Problem::unknown_payment(&id)),
-        PaymentStatus::Accepted { copies, accepted_ms } => {
+        PaymentStatus::Accepted { copies, accepted_ms, superseded } => {
             let accepted_at = accepted_ms.map(rfc3339::format_ms);
-            json!({ "id": named, "status": "accepted", "copies": copies, "accepted_at": accepted_at, "final": false })
+            let mut document = json!({
+                "id": named, "status": "accepted", "copies": copies, "accepted_at": accepted_at, "final": false
+            });
+            if *superseded {
+                document["warning"] = "sequence_used".into();
+                document["detail"] = SUPERSEDED.into();
+            }
+            document
         }
         PaymentStatus::Included(inclusion) => included_json(genesis, &named, "included", inclusion),
         PaymentStatus::Rejected(inclusion, rejection) => rejected_json(genesis, &named, inclusion, *rejection),

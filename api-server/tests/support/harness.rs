@@ -15,6 +15,7 @@ use zeni_api_server::api::Api;
 use zeni_api_server::chronicle::Chronicle;
 use zeni_api_server::config::Limits;
 use zeni_api_server::follower::{AccountView, Question, SequenceView};
+use zeni_api_server::pending::Pending;
 use zeni_api_server::progress::Progress;
 use zeni_api_server::routes::router;
 use zeni_api_server::submissions::Submissions;
@@ -87,16 +88,18 @@ impl Harness {
             attempt_timeout: Duration::from_millis(limits.node_timeout_ms),
             call_timeout: limits.request_timeout(),
             in_flight_max: limits.submissions_max,
+            ..PoolConfig::default()
         };
         let progress = Arc::new(Progress::new(nodes.len()));
-        let pool = NodePool::new(&dialler(world.id, Role::Client, transport), nodes, pool_config);
+        let pool = Arc::new(NodePool::new(&dialler(world.id, Role::Client, transport), nodes, pool_config));
         let (questions, asked) = mpsc::channel(16);
         let branch = Arc::new(Mutex::new(Branch::new(world)));
         tokio::spawn(answer(branch.clone(), asked));
         let stop = watch::Sender::new(false);
         let api = Arc::new(Api {
             chronicle: Arc::new(chronicle),
-            nodes: Arc::new(pool),
+            pending: Pending::start(pool.clone()),
+            nodes: pool,
             progress,
             submissions: Submissions::new(1_000),
             questions,

@@ -321,7 +321,7 @@ fn now_s() -> Result<u32, Failure> {
 fn status_answer(answer: &StatusAnswer) -> Answer {
     let mut text = format!("{} {}", answer.id, answer.status);
     for (name, value) in &answer.details {
-        if matches!(name.as_str(), "copies" | "height" | "depth" | "reason" | "final") {
+        if matches!(name.as_str(), "copies" | "height" | "depth" | "reason" | "warning" | "final") {
             let value = value.as_str().map_or_else(|| value.to_string(), String::from);
             text.push_str(&format!(" {name}={value}"));
         }
