@@ -43,7 +43,7 @@ const KINDS: [(Kind, u64); 13] = [
     (Kind::LongValid, 30),
     (Kind::Mint, 30),
     (Kind::BeyondWindow, 10),
-    (Kind::WindowEdge, 20),
+    (Kind::WindowEdge, 80),
     (Kind::UnknownReceiver, 10),
     (Kind::Malformed, 10),
     (Kind::Expired, 10),
@@ -194,7 +194,7 @@ impl Workload {
                 PaymentBody { sequence: Sequence(body.sequence.0 + self.dice.between(1_000, 1 << 40)), ..body }
             }
             Kind::WindowEdge => {
-                PaymentBody { sequence: Sequence(body.sequence.0 + self.dice.between(100, 127)), ..body }
+                PaymentBody { sequence: Sequence(body.sequence.0 + self.dice.between(120, 127)), ..body }
             }
             Kind::UnknownReceiver => PaymentBody { to: AccountId([0xee; 32]), ..body },
             Kind::Malformed => match self.dice.below(5) {
