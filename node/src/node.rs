@@ -144,6 +144,15 @@ impl Node {
         self.failures.recv().await.unwrap_or(Failure::Panicked)
     }
 
+    /// Leaves after a failure: what was said before it gets a moment to leave, at most [`LAST_ANSWERS`] and the
+    /// transport's close deadline. A node that met its twin has said so last, and without it the twin would go on.
+    pub async fn abandon(mut self) {
+        self.services.admission.close();
+        sleep(LAST_ANSWERS).await;
+        self.tasks.shutdown().await;
+        self.endpoint.close(CloseCode::Shutdown).await;
+    }
+
     /// Takes nothing more, finishes what was taken in (at most `limits.stopping_ms`), seals the log.
     pub async fn stop(mut self) -> Result<(), Failure> {
         let limit = Duration::from_millis(self.services.limits.stopping_ms);

@@ -52,7 +52,13 @@ async fn run_until_signal(setup: Setup) -> Result<(), RunError> {
     let limit = Duration::from_millis(setup.config.limits.stopping_ms) + STOP_GRACE;
     let mut node = Node::start(setup)?;
     tokio::select! {
-        failure = node.failure() => return Err(failure.into()),
+        failure = node.failure() => {
+            // After a halt others may wait for the last words; after any other failure there are none.
+            if let Failure::Halted(_) = failure {
+                node.abandon().await;
+            }
+            return Err(failure.into());
+        }
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }

@@ -188,7 +188,7 @@ async fn two_processes_cannot_share_a_data_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_nodes_with_one_key_none_goes_on_unnoticed() {
+async fn of_two_nodes_with_one_key_each_is_told_and_none_goes_on() {
     let network = Network::new(1, 2, 200);
     let config = network.config(0, "");
     let twin = network.path("twin.toml");
@@ -199,8 +199,9 @@ async fn of_two_nodes_with_one_key_none_goes_on_unnoticed() {
     let first = Process::start(&config);
     let _client = dial_when_up(&network, 0).await;
     let second = Process::start(&twin);
-    let (status, log) = second.wait().await;
-    assert_eq!(status.code(), Some(3), "{log}");
-    assert!(log.contains("another node runs with this node's key"), "{log}");
-    drop(first);
+    for twin in [second, first] {
+        let (status, log) = twin.wait().await;
+        assert_eq!(status.code(), Some(3), "{log}");
+        assert!(log.contains("another node runs with this node's key"), "{log}");
+    }
 }
