@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use zeni_consensus::{Effect, HaltReason};
 use zeni_ledger::ValidatorIndex;
+use zeni_ledger::signature::batch_backend;
 use zeni_schemas::{Hello, Role};
 use zeni_storage::{DiskFiles, StorageError, Store};
 use zeni_transport::{BindError, CloseCode, Endpoint, TransportConfig};
@@ -125,7 +126,7 @@ impl Node {
         }
         tasks.spawn(watch::watch(files, endpoint.clone(), Arc::clone(&services)));
         tasks.spawn(ask_for_checkpoints(setup.config.checkpoint.interval_s, services.core.clone()));
-        tracing::info!(%address, me = %services.me, boot, "running");
+        tracing::info!(%address, me = %services.me, boot, signatures = batch_backend(), "running");
         Ok(Self { address, endpoint, services, tasks, core, committer, checkpoint, failures })
     }
 
