@@ -86,7 +86,12 @@ impl Api {
         let used = |verdict: &Verdict| *verdict == Verdict::Refused(Refusal::SequenceUsed);
         let repeated = ids.iter().zip(payments).zip(&verdicts).filter(|(_, verdict)| used(verdict));
         let repeated: Vec<(TransactionId, Payment)> = repeated.map(|((id, payment), _)| (*id, *payment)).collect();
-        let mut users = self.who_used(&repeated, deadline).await?.into_iter();
+        // Others of the call may have been taken already, so no failure from here on says that none was.
+        let users = self.who_used(&repeated, deadline).await.map_err(|problem| {
+            tracing::info!(problem = problem.code, "a submission is unclear");
+            Problem::unclear()
+        });
+        let mut users = users?.into_iter();
         let judge = |verdict: Verdict| match verdict {
             Verdict::Accepted { copies } => Submitted::Accepted { copies },
             Verdict::Known { copies } => Submitted::Known { copies },
@@ -214,6 +219,10 @@ pub(crate) fn pool_problem(error: &PoolError) -> Problem {
         PoolError::NoNode { .. } => {
             tracing::warn!(%error, "no node answers");
             Problem::no_node("no node answered in time; send the same signed bytes again, which is always safe")
+        }
+        PoolError::Unclear { .. } => {
+            tracing::info!(%error, "a submission is unclear");
+            Problem::unclear()
         }
         PoolError::WrongCount { .. } => Problem::too_large(error.to_string()),
     }

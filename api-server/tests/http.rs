@@ -155,6 +155,17 @@ async fn a_submission_goes_to_another_node_when_one_is_silent() {
 }
 
 #[tokio::test]
+async fn a_refusal_behind_a_silent_node_is_unclear() {
+    let world = Arc::new(World::new());
+    let silent = FakeNode::start(1, world.id, |_| Answer::Hang);
+    let pending = Refusal::SequencePending { by: TransactionId([1; 32]) };
+    let other = answering(&world, 2, move |_| Verdict::Refused(pending));
+    let harness = Harness::new(&world, vec![silent.at.clone(), other.at.clone()]);
+    let answer = harness.post_json("/v1/payments", &one_json(&world.pay(0, 1, 0, 1))).await;
+    assert_eq!((answer.problem(), answer.headers.contains_key("retry-after")), ((503, "unclear".into()), true));
+}
+
+#[tokio::test]
 async fn without_a_node_the_answer_is_to_try_again() {
     let world = Arc::new(World::new());
     let harness = Harness::new(&world, vec![nowhere(1)]);

@@ -12,13 +12,29 @@ use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zeni_ledger::{AccountId, Payment, TransactionId};
 
 /// Bytes of an answer, at most.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Tries of a submission whose answer was lost. The payment's id makes repeating it safe.
 const SUBMIT_TRIES_MAX: u32 = 3;
+
+/// Between two tries, at most, whatever the server asks for.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Codes of problems with the bytes themselves.
+const BYTES_AT_FAULT: &[&str] = &[
+    "malformed",
+    "wrong_length",
+    "too_large",
+    "unsupported_media_type",
+    "wrong_network",
+    "unknown_token",
+    "zero_amount",
+    "to_self",
+    "unknown_flags",
+    "bad_signature",
+];
 
 /// Why the API server gave no answer to use.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +48,8 @@ pub enum ApiError {
     /// The server's own words (RFC 9457).
     #[error("{detail} ({code})")]
     Problem { status: u16, code: String, detail: String, retry_after_s: Option<u64> },
+    #[error("an earlier try got no answer and may have been taken; then: {refusal}")]
+    Doubtful { refusal: Box<ApiError> },
     #[error("{url} answered {status} with something else than expected: {reason}")]
     Unexpected { url: String, status: u16, reason: String },
 }
@@ -48,9 +66,27 @@ impl ApiError {
     /// Whether the request may have been carried out though its answer is missing.
     pub fn is_unclear(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => true,
-            Self::Problem { code, .. } => matches!(code.as_str(), "timeout" | "no_node"),
-            _ => false,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Doubtful { .. } => true,
+            // The only two that the server gives because nothing was taken.
+            Self::Problem { status, code, .. } => {
+                *status >= 500 && !matches!(code.as_str(), "overloaded" | "disk_full")
+            }
+            // Something between here and the server spoke, or the answer was damaged.
+            Self::Unexpected { status, .. } => *status == 408 || !(400..500).contains(status),
+            Self::BadUrl { .. } => false,
+        }
+    }
+
+    /// Whether what was sent is at fault, so that no try of it can have been taken.
+    fn is_of_the_bytes(&self) -> bool {
+        self.code().is_some_and(|code| BYTES_AT_FAULT.contains(&code))
+    }
+
+    /// How long to wait before the next try.
+    fn pause(&self) -> Duration {
+        match self {
+            Self::Problem { retry_after_s: Some(seconds), .. } => Duration::from_secs(*seconds).min(PAUSE_MAX),
+            _ => Duration::ZERO,
         }
     }
 }
@@ -134,14 +170,21 @@ impl ApiClient {
         self.get(&format!("/v1/payments/{id}")).await
     }
 
-    /// Submits a payment; if the answer is lost on the way, the same bytes again.
+    /// Submits a payment; if the answer is lost on the way, the same bytes again. A refusal behind a lost answer is
+    /// [`ApiError::Doubtful`]: paying anew could pay twice.
     pub async fn submit(&self, payment: &Payment) -> Result<StatusAnswer, ApiError> {
         let body = json!({ "payment": hex::encode(payment.as_bytes()) }).to_string();
         let mut tries = 1;
         loop {
             let answer = self.send(Method::POST, "/v1/payments", Bytes::from(body.clone())).await;
             match answer {
-                Err(error) if error.is_unclear() && tries < SUBMIT_TRIES_MAX => tries += 1,
+                Err(error) if error.is_unclear() && tries < SUBMIT_TRIES_MAX => {
+                    tries += 1;
+                    sleep(error.pause()).await;
+                }
+                Err(refusal) if tries > 1 && !refusal.is_unclear() && !refusal.is_of_the_bytes() => {
+                    return Err(ApiError::Doubtful { refusal: Box::new(refusal) });
+                }
                 answer => return answer,
             }
         }
@@ -195,6 +238,9 @@ fn innermost(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
@@ -213,6 +259,58 @@ mod tests {
         let client = ApiClient::new(&url, Duration::from_secs(5)).unwrap();
         let error = client.network().await.unwrap_err();
         assert!(matches!(error, ApiError::Unreachable { .. }) && error.is_unclear(), "{error}");
+    }
+
+    /// A server that takes one request on each connection and answers by the list; `None` drops the request.
+    async fn scripted(answers: Vec<Option<(u16, &'static str)>>) -> ApiClient {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                // The body is JSON in one object, and ends the request.
+                while !request.ends_with(b"}") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                let Some((status, code)) = answer else { continue };
+                let body = json!({ "code": code, "detail": code }).to_string();
+                let head =
+                    format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                stream.write_all((head + &body).as_bytes()).await.unwrap();
+            }
+        });
+        ApiClient::new(&url, Duration::from_secs(20)).unwrap()
+    }
+
+    async fn refusal(answers: Vec<Option<(u16, &'static str)>>) -> ApiError {
+        let payment = Payment::from_bytes([0; zeni_ledger::payment::PAYMENT_BYTES]);
+        scripted(answers).await.submit(&payment).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_behind_a_try_that_may_have_been_taken_is_in_doubt() {
+        for first in
+            [None, Some((504, "timeout")), Some((503, "no_node")), Some((503, "unclear")), Some((500, "internal"))]
+        {
+            for code in ["sequence_used", "sequence_pending", "overloaded"] {
+                let status = if code == "overloaded" { 503 } else { 409 };
+                let error = refusal(vec![first, Some((status, code))]).await;
+                assert!(matches!(error, ApiError::Doubtful { .. }) && error.is_unclear(), "{first:?}: {error}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_first_try_or_of_the_bytes_is_clear() {
+        for answers in [
+            vec![Some((409, "sequence_used"))],
+            vec![Some((503, "overloaded"))],
+            vec![None, Some((422, "bad_signature"))],
+        ] {
+            let error = refusal(answers).await;
+            assert!(matches!(error, ApiError::Problem { .. }) && !error.is_unclear(), "{error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::lookup_host;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use zeni_ledger::PublicKey;
 use zeni_schemas::WireError;
 use zeni_schemas::request::{Reply, decode_reply};
@@ -34,6 +34,8 @@ pub enum NodeError {
     Connect(#[from] ConnectError),
     #[error("it could not be reached a moment ago: {0}")]
     JustFailed(String),
+    #[error("no connection within {after:?}")]
+    DialDeadline { after: Duration },
     #[error("no answer within {after:?}")]
     Deadline { after: Duration },
     #[error(transparent)]
@@ -42,6 +44,17 @@ pub enum NodeError {
     Malformed(#[from] WireError),
     #[error("it answered something else than was asked")]
     OtherReply,
+}
+
+impl NodeError {
+    /// Whether the request may have reached the node, so that it may have been carried out.
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::Resolve { .. } | Self::Connect(_) | Self::JustFailed(_) | Self::DialDeadline { .. } => false,
+            Self::Request(failure) => !matches!(failure, RequestFailure::TooLong { .. }),
+            Self::Deadline { .. } | Self::Malformed(_) | Self::OtherReply => true,
+        }
+    }
 }
 
 /// A node of a pool.
@@ -72,18 +85,18 @@ impl Node {
 
     /// Asks and waits at most `deadline`, a dial included.
     pub(crate) async fn ask(&self, body: Bytes, deadline: Duration) -> Result<Reply, NodeError> {
-        let answer = match timeout(deadline, self.exchange(body, deadline)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(NodeError::Deadline { after: deadline }),
-        };
+        let answer = self.exchange(body, deadline).await;
         let sick_until = answer.is_err().then(|| Instant::now() + SICK_FOR);
         *self.sick_until.lock().unwrap_or_else(PoisonError::into_inner) = sick_until;
         answer
     }
 
     async fn exchange(&self, body: Bytes, deadline: Duration) -> Result<Reply, NodeError> {
-        let connection = self.connection().await?;
-        let reply = connection.request_within(body, deadline).await?;
+        let until = Instant::now() + deadline;
+        let connection = timeout_at(until, self.connection()).await;
+        let connection = connection.map_err(|_| NodeError::DialDeadline { after: deadline })??;
+        let reply = timeout_at(until, connection.request_within(body, deadline)).await;
+        let reply = reply.map_err(|_| NodeError::Deadline { after: deadline })??;
         decode_reply(&reply).map_err(|error| {
             connection.close(CloseCode::Malformed);
             error.into()

@@ -65,8 +65,21 @@ pub enum PoolError {
     Overloaded { retry_after_ms: u32 },
     #[error("no node answered: {}", describe(.attempts))]
     NoNode { attempts: Vec<Attempt> },
+    #[error("a node that did not answer may have taken a payment that another one refused: {refusal}")]
+    Unclear { refusal: Refusal },
     #[error("a call carries 1 to {limit} items, this one {found}")]
     WrongCount { found: usize, limit: usize },
+}
+
+impl AttemptFailure {
+    /// Whether the node may have carried out what it was asked.
+    fn is_unclear(&self) -> bool {
+        match self {
+            Self::Node(error) => error.may_have_arrived(),
+            // A node that stops may have written what it then cannot confirm.
+            Self::Refused(error) => matches!(error, RequestError::Stopping),
+        }
+    }
 }
 
 fn describe(attempts: &[Attempt]) -> String {
@@ -122,20 +135,30 @@ impl NodePool {
 
     /// Submits payments, at most [`SUBMISSION_PAYMENTS_MAX`], and gives a verdict for each in order. Those that a node
     /// cannot take just now ([`Refusal::Overloaded`], [`Refusal::DiskFull`]) go to the next one.
+    ///
+    /// # Errors
+    /// Besides those of any call [`PoolError::Unclear`]: a refusal says that a payment is not taken only if no other node
+    /// may have taken it in this call. The same bytes again, a little later, give an answer.
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<Verdict>, PoolError> {
         check_count(payments.len(), SUBMISSION_PAYMENTS_MAX)?;
         let mut call = self.begin(&self.submissions, self.config.in_flight_max)?;
         let mut verdicts: Vec<Option<Verdict>> = vec![None; payments.len()];
         let mut open: Vec<usize> = (0..payments.len()).collect();
+        // Those that a node may have taken without saying so.
+        let mut doubtful = vec![false; payments.len()];
         while let Some(node) = call.next_node() {
             let sent = open.iter().map(|place| payments[*place]).collect();
             let reply = match call.ask(node, &encode(&Request::Submit(sent))).await {
                 Some(Reply::Submitted(reply)) if reply.len() == open.len() => reply,
-                Some(_) => {
-                    call.failed(node, NodeError::OtherReply);
+                reply => {
+                    if reply.is_some() {
+                        call.failed(node, NodeError::OtherReply);
+                    }
+                    if call.attempts.last().is_some_and(|attempt| attempt.failure.is_unclear()) {
+                        open.iter().for_each(|place| doubtful[*place] = true);
+                    }
                     continue;
                 }
-                None => continue,
             };
             for (place, verdict) in open.iter().zip(&reply) {
                 verdicts[*place] = Some(*verdict);
@@ -143,6 +166,13 @@ impl NodePool {
             open.retain(|place| verdicts[*place].is_some_and(|verdict| is_nodes_trouble(&verdict)));
             if open.is_empty() {
                 break;
+            }
+        }
+        for (verdict, _) in verdicts.iter().zip(doubtful).filter(|(_, doubtful)| *doubtful) {
+            if let Some(Verdict::Refused(refusal)) = verdict
+                && !is_of_the_bytes(refusal)
+            {
+                return Err(PoolError::Unclear { refusal: *refusal });
             }
         }
         let answered: Option<Vec<Verdict>> = verdicts.into_iter().collect();
@@ -225,6 +255,28 @@ const fn is_nodes_trouble(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Refused(Refusal::Overloaded { .. } | Refusal::DiskFull))
 }
 
+/// Whether the payment's own bytes are at fault, so that no node can have taken it.
+const fn is_of_the_bytes(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::WrongNetwork { .. }
+        | Refusal::UnknownToken
+        | Refusal::ZeroAmount
+        | Refusal::ToSelf
+        | Refusal::UnknownFlags { .. }
+        | Refusal::BadSignature => true,
+        Refusal::Expired
+        | Refusal::ValidUntilTooFar { .. }
+        | Refusal::SequenceUsed
+        | Refusal::SequenceOutOfWindow
+        | Refusal::SequencePending { .. }
+        | Refusal::UnknownAccount
+        | Refusal::UnknownReceiver
+        | Refusal::PendingLimit { .. }
+        | Refusal::Overloaded { .. }
+        | Refusal::DiskFull => false,
+    }
+}
+
 fn check_count(found: usize, limit: usize) -> Result<(), PoolError> {
     if (1..=limit).contains(&found) { Ok(()) } else { Err(PoolError::WrongCount { found, limit }) }
 }
@@ -276,7 +328,9 @@ impl Call<'_> {
             AttemptFailure::Refused(RequestError::Overloaded { retry_after_ms }) => Some(*retry_after_ms),
             _ => None,
         });
-        match retry.min() {
+        // "At its limit" says that nothing was taken, which holds only if no other attempt may have got through.
+        let unclear = self.attempts.iter().any(|attempt| attempt.failure.is_unclear());
+        match retry.min().filter(|_| !unclear) {
             Some(retry_after_ms) => PoolError::Overloaded { retry_after_ms },
             None => PoolError::NoNode { attempts: self.attempts },
         }

@@ -99,6 +99,53 @@ async fn only_what_a_node_cannot_take_just_now_goes_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_refusal_behind_an_attempt_that_may_have_been_taken_is_unclear() {
+    let refusals = [
+        Refusal::SequenceUsed,
+        Refusal::SequencePending { by: TransactionId([9; 32]) },
+        Refusal::Expired,
+        Refusal::PendingLimit { limit: 1 },
+        Refusal::DiskFull,
+    ];
+    for silence in [Answer::Hang, Answer::Nothing, Answer::Reply(Reply::Refused(RequestError::Stopping))] {
+        for refusal in refusals {
+            let refused = vec![ACCEPTED, Verdict::Refused(refusal)];
+            let (silent, other) =
+                (answering(1, silence.clone()), answering(2, Answer::Reply(Reply::Submitted(refused))));
+            let pool = impatient(vec![silent.at.clone(), other.at.clone()]);
+            let answer = pool.submit(&payments(2)).await;
+            assert!(matches!(answer, Err(PoolError::Unclear { refusal: told }) if told == refusal), "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_before_an_attempt_that_may_have_been_taken_is_unclear_too() {
+    let (busy, silent) = (answering(1, Answer::Reply(Reply::Submitted(vec![OVERLOADED]))), answering(2, Answer::Hang));
+    let pool = impatient(vec![busy.at.clone(), silent.at.clone()]);
+    assert!(matches!(pool.submit(&payments(1)).await, Err(PoolError::Unclear { .. })));
+
+    let overloaded = Answer::Reply(Reply::Refused(RequestError::Overloaded { retry_after_ms: 9 }));
+    let (busy, silent) = (answering(3, overloaded), answering(4, Answer::Hang));
+    let pool = impatient(vec![busy.at.clone(), silent.at.clone()]);
+    assert!(matches!(pool.submit(&payments(1)).await, Err(PoolError::NoNode { .. })));
+}
+
+#[tokio::test]
+async fn a_refusal_is_clear_where_nothing_was_sent_before_or_the_bytes_are_at_fault() {
+    let refused = |refusal| Answer::Reply(Reply::Submitted(vec![Verdict::Refused(refusal)]));
+    let other = answering(2, refused(Refusal::SequenceUsed));
+    let pool_of_one = impatient(vec![nowhere(1), other.at.clone()]);
+    let answer = pool_of_one.submit(&payments(1)).await.unwrap();
+    assert_eq!(answer, vec![Verdict::Refused(Refusal::SequenceUsed)]);
+
+    let (silent, other) = (answering(3, Answer::Nothing), answering(4, refused(Refusal::BadSignature)));
+    let pool_of_two = impatient(vec![silent.at.clone(), other.at.clone()]);
+    let answer = pool_of_two.submit(&payments(1)).await.unwrap();
+    assert_eq!(answer, vec![Verdict::Refused(Refusal::BadSignature)]);
+}
+
+#[tokio::test]
 async fn a_refusal_that_every_node_would_repeat_is_final() {
     let verdict = Verdict::Refused(Refusal::ZeroAmount);
     let (one, two) = (answering(1, Answer::Reply(Reply::Submitted(vec![verdict]))), accepting(2));
