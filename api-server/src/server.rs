@@ -3,9 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -67,12 +71,21 @@ impl Server {
                 _ = stopping.changed() => break,
             };
             prepare(&stream);
-            let service = TowerToHyperService::new(router.clone());
+            let asked = Arc::new(AtomicBool::new(false));
+            let (service, is_asked) = (TowerToHyperService::new(router.clone()), Arc::clone(&asked));
+            let service = service_fn(move |request: Request<Incoming>| {
+                is_asked.store(true, Ordering::Relaxed);
+                service.call(request)
+            });
             let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
             let connection = graceful.watch(connection);
+            let first_request = self.limits.header_timeout();
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection failed");
+                tokio::select! {
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection failed");
+                    },
+                    () = silence(&asked, first_request) => tracing::debug!("a connection asked nothing in time"),
                 }
                 drop(slot);
             });
@@ -81,6 +94,15 @@ impl Server {
         if timeout(DRAIN, graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests are cut off");
         }
+    }
+}
+
+/// Ends if nothing was asked within `limit`. Which version of HTTP a client speaks is found out without a timer, so that
+/// one who sends nothing, or only what both begin with, would stay for ever.
+async fn silence(asked: &AtomicBool, limit: Duration) {
+    sleep(limit).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -105,4 +127,53 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(HEADER_BYTES_MAX as u32)
         .keep_alive_interval(Duration::from_secs(20));
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// No test waits so long unless it fails.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server that gives requests 100 ms to arrive, and takes longer to answer one. It runs until the sender is gone.
+    async fn start() -> (SocketAddr, watch::Sender<bool>) {
+        let limits = Limits { header_timeout_ms: 100, ..Limits::default() };
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), limits).await.unwrap();
+        let (address, stop) = (server.local_address().unwrap(), watch::Sender::new(false));
+        let slow = get(|| async {
+            sleep(Duration::from_millis(300)).await;
+            "done"
+        });
+        tokio::spawn(server.serve(Router::new().route("/", slow), stop.subscribe()));
+        (address, stop)
+    }
+
+    /// What the server says until it closes.
+    async fn exchange(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        let mut said = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("it never closes").ok();
+        said
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_nothing_is_left() {
+        let (address, _stop) = start().await;
+        for sent in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\nhost"] {
+            let said = exchange(address, sent).await;
+            assert!(!said.starts_with(b"HTTP/1.1 200"), "{sent:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_may_take_longer_than_a_question() {
+        let (address, _stop) = start().await;
+        let said = exchange(address, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert!(said.starts_with(b"HTTP/1.1 200") && said.ends_with(b"done"));
+    }
 }
