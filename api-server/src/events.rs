@@ -32,36 +32,45 @@ pub enum ChainEvent {
     },
 }
 
-/// `Last-Event-ID`: height, a colon, the event's index within that height. 0 is the block, 1 a reorganisation to it.
+/// `Last-Event-ID`: height, index within that height (0 is the block, 1 a reorganisation to it), and the block's id,
+/// with colons between. The id tells a reader who comes back whether its block was replaced meanwhile; whole, because a
+/// block that is no longer canonical is found by its whole id alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
     pub height: u64,
     pub index: u32,
+    /// `None` in the short form, which readers of earlier versions kept.
+    pub block: Option<BlockId>,
 }
 
 impl EventId {
-    /// Reads `height:index`.
+    /// Reads `height:index:block` or `height:index`.
     pub fn parse(text: &str) -> Option<Self> {
-        let (height, index) = text.split_once(':')?;
+        let (height, rest) = text.split_once(':')?;
+        let (index, block) = match rest.split_once(':') {
+            Some((index, block)) => (index, Some(BlockId::from_hex(block)?)),
+            None => (rest, None),
+        };
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(height) || !digits(index) {
             return None;
         }
-        Some(Self { height: height.parse().ok()?, index: index.parse().ok()? })
+        Some(Self { height: height.parse().ok()?, index: index.parse().ok()?, block })
     }
 }
 
 impl std::fmt::Display for EventId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.height, self.index)
+        write!(f, "{}:{}", self.height, self.index)?;
+        self.block.map_or(Ok(()), |block| write!(f, ":{block}"))
     }
 }
 
 impl ChainEvent {
     pub fn id(&self) -> EventId {
         match self {
-            Self::Block(found) => EventId { height: found.block.header.height, index: 0 },
-            Self::Reorg { height, .. } => EventId { height: *height, index: 1 },
+            Self::Block(found) => EventId { height: found.block.header.height, index: 0, block: Some(found.id) },
+            Self::Reorg { height, id, .. } => EventId { height: *height, index: 1, block: Some(*id) },
         }
     }
 }
@@ -80,6 +89,22 @@ impl Cursor {
     pub fn at_head(chronicle: &Chronicle) -> Self {
         let head = chronicle.head();
         Self { height: head.height, id: head.id }
+    }
+
+    /// Begins behind the last event that a reader has. The second value is a reorganisation that it has to be told first.
+    ///
+    /// A block that was replaced is walked back from. One that this server never had (it lost its log, or the event came
+    /// from another server) may stand on any branch: then everything is told again from genesis on.
+    pub fn behind_event(chronicle: &Chronicle, last: EventId) -> Result<(Self, Option<ChainEvent>), ChronicleError> {
+        let Some(block) = last.block else { return Self::behind(chronicle, last.height) };
+        match Self::behind_block(chronicle, block) {
+            Ok(cursor) => Ok((cursor, None)),
+            Err(ResumeError::UnknownBlock(_)) => {
+                let start = Self { height: 0, id: chronicle.genesis().block_id() };
+                Ok((start, Some(ChainEvent::Reorg { height: 0, id: start.id, undone: vec![block] })))
+            }
+            Err(ResumeError::Chronicle(error)) => Err(error),
+        }
     }
 
     /// Begins behind a height. If the chain is shorter by now, its blocks were taken back: the second value is the
@@ -124,5 +149,20 @@ impl Cursor {
             events.push(ChainEvent::Block(found));
         }
         Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_are_read_as_they_are_written_and_in_their_short_form() {
+        let whole = EventId { height: 10, index: 1, block: Some(BlockId([0xab; 32])) };
+        assert_eq!(EventId::parse(&whole.to_string()), Some(whole));
+        assert_eq!(EventId::parse("10:1"), Some(EventId { block: None, ..whole }));
+        for text in ["", "10", ":", "10:", "10:1:", "10:1:ab", "10:x", "+1:0", "1:-0", &format!("{whole}:")] {
+            assert_eq!(EventId::parse(text), None, "{text}");
+        }
     }
 }

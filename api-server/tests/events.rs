@@ -28,7 +28,10 @@ struct Stream {
 #[derive(Debug, PartialEq)]
 struct Event {
     name: String,
+    /// Height and index.
     id: String,
+    /// The block in the event's id.
+    block: String,
     data: Value,
 }
 
@@ -57,7 +60,10 @@ impl Stream {
                 };
                 let Some(data) = field("data:") else { continue };
                 let (name, id) = (field("event:").unwrap(), field("id:").unwrap());
-                return Some(Event { name, id, data: serde_json::from_str(&data).unwrap() });
+                let (id, block) = id.rsplit_once(':').map(|(id, block)| (id.into(), block.into())).unwrap();
+                let data: Value = serde_json::from_str(&data).unwrap();
+                assert_eq!(data["id"], block);
+                return Some(Event { name, id, block, data });
             }
             let chunk = timeout(PATIENCE, self.body.next()).await.unwrap()?.unwrap();
             self.text.push_str(std::str::from_utf8(&chunk).unwrap());
@@ -167,6 +173,35 @@ async fn a_reader_that_was_away_during_a_reorganisation_can_be_told_of_it() {
     assert_eq!((event.name.as_str(), event.id.as_str()), ("reorg", "3:1"));
     let unknown = format!("/v1/events?after_block={}", "ab".repeat(32));
     assert_eq!(harness.get(&unknown).await.problem(), (404, "unknown_block".into()));
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_with_its_last_id_is_told_that_its_block_was_replaced() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    let (first, mut second) = (long(&world, 4), long(&world, 2));
+    harness.become_canonical(&first);
+    let mut stream = Stream::open(&harness, "/v1/events", Some("3:0")).await;
+    let seen = stream.next().await.unwrap();
+    assert_eq!(seen.block, first.tip.to_string());
+    let last = format!("{}:{}", seen.id, seen.block);
+    second.skip(9);
+    (0..4).for_each(|_| drop(second.extend(vec![])));
+    harness.become_canonical(&second);
+
+    // The new chain is longer, so that height 4 alone would tell nothing.
+    let mut stream = Stream::open(&harness, "/v1/events", Some(&last)).await;
+    let event = stream.next().await.unwrap();
+    let undone: Vec<String> = [3, 2].map(|place: usize| first.blocks[place].id.to_string()).to_vec();
+    assert_eq!((event.name.as_str(), event.id.as_str()), ("reorg", "2:1"));
+    assert_eq!(event.data["undone"], Value::from(undone));
+    assert_eq!(stream.ids(4).await, ["3:0", "4:0", "5:0", "6:0"]);
+    // The event itself is a place to come back to.
+    let mut stream = Stream::open(&harness, "/v1/events", Some(&format!("{}:{}", event.id, event.block))).await;
+    assert_eq!(stream.ids(1).await, ["3:0"]);
+    // A block that was never here may be of any branch.
+    let mut stream = Stream::open(&harness, "/v1/events", Some(&format!("4:0:{}", "ab".repeat(32)))).await;
+    assert_eq!(stream.ids(3).await, ["0:1", "1:0", "2:0"]);
 }
 
 #[tokio::test]

@@ -70,9 +70,10 @@ async fn begin(api: &Api, headers: &HeaderMap, query: EventsQuery) -> Result<(Cu
     }
     let header = headers.get("last-event-id").map(|value| value.to_str().unwrap_or_default().to_owned());
     let Some(text) = header.or(query.last_event_id) else { return Ok((Cursor::at_head(&api.chronicle), None)) };
-    let bad = || Problem::malformed("Last-Event-ID is height:index, as events carry it").with("field", "Last-Event-ID");
+    let bad =
+        || Problem::malformed("Last-Event-ID is height:index:block, as events carry it").with("field", "Last-Event-ID");
     let last = EventId::parse(&text).ok_or_else(bad)?;
-    api.read(move |chronicle| Cursor::behind(chronicle, last.height)).await
+    api.read(move |chronicle| Cursor::behind_event(chronicle, last)).await
 }
 
 struct Reader {
