@@ -56,7 +56,7 @@ impl<W: Weigh> Lines<W> {
     }
 
     /// The job whose turn it is.
-    pub fn next(&mut self) -> Option<Vec<W>> {
+    pub fn take_job(&mut self) -> Option<Vec<W>> {
         let mut line = self.lines.pop_front()?;
         let job = line.jobs.pop_front().expect("no line is empty");
         if !line.jobs.is_empty() {
@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn jobs(mut lines: Lines<usize>) -> Vec<Vec<usize>> {
-        std::iter::from_fn(|| lines.next()).collect()
+        std::iter::from_fn(|| lines.take_job()).collect()
     }
 
     #[test]

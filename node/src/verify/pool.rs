@@ -116,7 +116,7 @@ impl VerifierThread {
             if !more {
                 self.take_slot();
             }
-            match self.lines.next() {
+            match self.lines.take_job() {
                 Some(job) => self.start(job),
                 None => self.give_slot_back(),
             }
