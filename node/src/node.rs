@@ -147,11 +147,9 @@ impl Node {
 
     /// Leaves after a failure: what was said before it gets a moment to leave, at most [`LAST_ANSWERS`] and the
     /// transport's close deadline. A node that met its twin has said so last, and without it the twin would go on.
-    pub async fn abandon(mut self) {
+    pub async fn abandon(self) {
         self.services.admission.close();
-        sleep(LAST_ANSWERS).await;
-        self.tasks.shutdown().await;
-        self.endpoint.close(CloseCode::Shutdown).await;
+        leave(self.tasks, &self.endpoint).await;
     }
 
     /// Takes nothing more, finishes what was taken in (at most `limits.stopping_ms`), seals the log.
@@ -171,17 +169,23 @@ impl Node {
         });
         let store = join.await.ok().and_then(Result::ok).ok_or(Failure::Panicked)?;
         if let Ok(failure) = self.failures.try_recv() {
+            leave(self.tasks, &self.endpoint).await;
             return Err(failure);
         }
         if let Some(store) = store {
             store.seal()?;
         }
-        sleep(LAST_ANSWERS).await;
-        self.tasks.shutdown().await;
-        self.endpoint.close(CloseCode::Shutdown).await;
+        leave(self.tasks, &self.endpoint).await;
         tracing::info!("stopped; the log is sealed");
         Ok(())
     }
+}
+
+/// Lets what was said leave, and closes every connection.
+async fn leave(mut tasks: JoinSet<()>, endpoint: &Endpoint) {
+    sleep(LAST_ANSWERS).await;
+    tasks.shutdown().await;
+    endpoint.close(CloseCode::Shutdown).await;
 }
 
 fn bind(setup: &Setup) -> Result<Endpoint, BindError> {
