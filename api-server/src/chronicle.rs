@@ -7,10 +7,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zeni_consensus::{Applied, Archive, ArchiveError, ChainChange};
 use zeni_ledger::{Block, BlockId, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId};
-use zeni_storage::index::{Index, IndexError, IndexedBlock};
+use zeni_storage::index::{Index, IndexError, IndexedBlock, Location};
 
 /// Read access to the log from any thread.
 pub type SharedArchive = Arc<dyn Archive + Send + Sync>;
+
+/// Looks at a payment's place while the chain changes, at most.
+const LOOKS_MAX: u32 = 4;
 
 /// The canonical head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,24 @@ pub enum ChronicleError {
         "the log lacks {what} {id}, which the chain lists; stop the server and move its data away to fetch it again"
     )]
     Lacking { what: &'static str, id: String },
+}
+
+/// Finds where something is and then what stands there, while both may change in between: what stands there counts only
+/// if it is still the place afterwards. `None` if it is nowhere, or moved in each of [`LOOKS_MAX`] looks.
+fn steadily<L: PartialEq, T, E>(
+    mut locate: impl FnMut() -> Result<Option<L>, E>,
+    mut look: impl FnMut(&L) -> Result<Option<T>, E>,
+) -> Result<Option<(L, T)>, E> {
+    let mut place = locate()?;
+    for _ in 0..LOOKS_MAX {
+        let Some(location) = place else { return Ok(None) };
+        let found = look(&location)?;
+        place = locate()?;
+        if let (Some(found), true) = (found, place.as_ref() == Some(&location)) {
+            return Ok(Some((location, found)));
+        }
+    }
+    Ok(None)
 }
 
 /// The chain's story so far.
@@ -195,10 +216,8 @@ impl Chronicle {
 
     /// Where a payment stands, if the canonical chain executed it.
     pub fn find(&self, id: &TransactionId) -> Result<Option<Inclusion>, ChronicleError> {
-        let Some(location) = self.index.find(id)? else { return Ok(None) };
-        // Between the two look-ups the chain may have changed; then the payment has just left it.
-        let Some(found) = self.block_at(location.height)? else { return Ok(None) };
-        Ok(Some(Inclusion {
+        let found = steadily(|| Ok(self.index.find(id)?), |location: &Location| self.block_at(location.height))?;
+        Ok(found.map(|(location, found)| Inclusion {
             height: location.height,
             block: found.id,
             slot: found.block.header.slot,
@@ -217,5 +236,36 @@ impl Chronicle {
         let position = usize::from(inclusion.position);
         let same = batch.ids().get(position) == Some(id);
         Ok(if same { batch.payments().get(position).copied() } else { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// Looks while the places are, one after the other, as listed; each holds its own number times ten.
+    fn look(places: &[Option<u32>]) -> Option<(u32, u32)> {
+        let mut places = VecDeque::from(places.to_vec());
+        let locate = || Ok::<_, ()>(places.pop_front().unwrap());
+        steadily(locate, |place| Ok(Some(place * 10))).unwrap()
+    }
+
+    #[test]
+    fn what_stands_at_a_place_counts_only_if_the_payment_is_still_there() {
+        assert_eq!(look(&[None]), None);
+        assert_eq!(look(&[Some(1), Some(1)]), Some((1, 10)));
+        // A reorganisation took the payment off the chain, or to another block, after its place was looked up.
+        assert_eq!(look(&[Some(1), None]), None);
+        assert_eq!(look(&[Some(1), Some(2), Some(2)]), Some((2, 20)));
+        assert_eq!(look(&[Some(1), Some(2), Some(3), Some(4), Some(5)]), None);
+    }
+
+    #[test]
+    fn a_place_that_holds_nothing_any_more_is_looked_up_again() {
+        let mut held = VecDeque::from([None, Some(7)]);
+        let found = steadily(|| Ok::<_, ()>(Some(1)), |_| Ok(held.pop_front().unwrap()));
+        assert_eq!(found, Ok(Some((1, 7))));
     }
 }

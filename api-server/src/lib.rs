@@ -2,7 +2,8 @@
 //!
 //! One OS thread ([`follower`]) owns the follower and its log; another ([`keeper`]) writes index and checkpoints in the
 //! background. Requests read the log and the index from any thread ([`chronicle`]), and ask the follower's thread for
-//! accounts. Submissions go to the nodes at once and are answered when one of them has them on disk.
+//! accounts. Submissions go to the nodes at once and are answered when one of them has them on disk; what clients ask of
+//! the nodes' pools is merged into one question at a time ([`pending`]).
 
 pub mod api;
 pub mod chronicle;
