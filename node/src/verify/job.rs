@@ -36,18 +36,9 @@ impl<W: Weigh> Job<W> {
         Ok(())
     }
 
-    pub fn signatures(&self) -> usize {
-        self.signatures
-    }
-
     /// Whether it is worth starting without waiting for more.
     pub fn is_worthwhile(&self) -> bool {
         self.signatures >= JOB_SIGNATURES_MIN
-    }
-
-    /// Whether nothing more fits.
-    pub fn is_full(&self) -> bool {
-        self.signatures >= JOB_SIGNATURES_MAX
     }
 
     pub fn into_works(self) -> Vec<W> {
@@ -95,14 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn a_job_knows_when_it_is_worthwhile_and_full() {
+    fn a_job_knows_when_it_is_worthwhile_and_when_full() {
         let mut job = Job::default();
         assert_eq!(job.push(511), Ok(()));
         assert!(!job.is_worthwhile());
         assert_eq!(job.push(1), Ok(()));
-        assert!(job.is_worthwhile() && !job.is_full());
+        assert!(job.is_worthwhile());
         assert_eq!(job.push(512), Ok(()));
-        assert!(job.is_full());
         assert_eq!(job.push(1), Err(1));
     }
 }
