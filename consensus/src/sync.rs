@@ -246,13 +246,13 @@ const ANCESTORS_MAX: usize = 64;
 impl BlockSync {
     /// Whether a question may be asked now; if so, notes it.
     pub fn ask(&mut self, peer: ValidatorIndex, now: Millis) -> bool {
-        let free = self.is_free(now);
-        if free {
-            if let Some((silent, at)) = self.asked.replace((peer, now)) {
-                self.failed.insert(silent, at);
-            }
+        if !self.is_free(now) {
+            return false;
         }
-        free
+        if let Some((silent, at)) = self.asked.replace((peer, now)) {
+            self.failed.insert(silent, at);
+        }
+        true
     }
 
     /// Whether no question is open.

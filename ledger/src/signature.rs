@@ -6,18 +6,20 @@
 //! refused by chance.
 //!
 //! A batch checks `8·(Σ zᵢ·Rᵢ + Σ zᵢkᵢ·Aᵢ − (Σ zᵢsᵢ)·B) = 0` with 128-bit coefficients zᵢ that the signers cannot
-//! foresee; a bad claim passes with a chance of about 2⁻¹²⁵. Vector lanes say whether the whole sum is zero, where the
-//! machine has them; a batch that they do not confirm is halved by the general code until its bad claims are known, and
-//! the right half's sum is the whole minus the left half's.
+//! foresee; a bad claim passes with a chance of about 2⁻¹²⁵. A batch that fails is halved until few claims are left, which
+//! are checked one by one. Where the machine has vector lanes, they take the sums; they only ever confirm, and what they
+//! do not confirm is decided by the general code.
 
 mod equation;
 mod lanes;
+
+use std::ops::Range;
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
 use curve25519_dalek::scalar::Scalar;
 use sha2::{Digest, Sha512};
 
-use self::equation::Equation;
+use self::equation::{Equation, SINGLES_MAX};
 use self::lanes::{SHORT_DIGITS, Term, signed_digits};
 use crate::batch::Batch;
 use crate::block::Block;
@@ -126,12 +128,47 @@ fn bad_claims(count: usize, seed: &[u8; 32], claim: impl Fn(usize) -> Option<Cha
             }
         }
         let coefficients = coefficients(&claims, seed);
-        if claims.len() < LANES_CLAIMS_MIN || all_hold_in_lanes(&claims, &coefficients) != Some(true) {
-            bad.extend(failed_claims(&claims, &coefficients).into_iter().map(|place| indexes[place]));
-        }
+        let failed = if lanes::is_available() && claims.len() >= LANES_CLAIMS_MIN {
+            let mut failed = Vec::new();
+            find_failed_in_lanes(&claims, &coefficients, 0..claims.len(), &mut failed);
+            failed
+        } else {
+            failed_claims(&claims, &coefficients)
+        };
+        bad.extend(failed.into_iter().map(|place| indexes[place]));
     }
     bad.sort_unstable();
     bad
+}
+
+/// Halves what vector lanes do not confirm, until few enough claims are left for the general code.
+fn find_failed_in_lanes(
+    claims: &[Challenged],
+    coefficients: &[Coefficient],
+    range: Range<usize>,
+    failed: &mut Vec<usize>,
+) {
+    let holds =
+        |range: &Range<usize>| all_hold_in_lanes(&claims[range.clone()], &coefficients[range.clone()]) == Some(true);
+    let mut open = if holds(&range) { Vec::new() } else { vec![range] };
+    while let Some(range) = open.pop() {
+        if range.len() <= SINGLES_MAX {
+            let among = failed_claims(&claims[range.clone()], &coefficients[range.clone()]);
+            failed.extend(among.into_iter().map(|place| range.start + place));
+            continue;
+        }
+        let middle = range.start + range.len() / 2;
+        let (left, right) = (range.start..middle, middle..range.end);
+        // If the left half holds, the right one does not: it need not be asked.
+        if holds(&left) {
+            open.push(right);
+        } else {
+            open.push(left);
+            if !holds(&right) {
+                open.push(right);
+            }
+        }
+    }
 }
 
 /// Whether all claims hold, on vector lanes; `None` where there are none.

@@ -11,7 +11,7 @@ use curve25519_dalek::traits::{IsIdentity, VartimeMultiscalarMul};
 use super::Challenged;
 
 /// A failed group of at most this many claims is checked one by one, which is then cheaper than halving.
-const SINGLES_MAX: usize = 8;
+pub(super) const SINGLES_MAX: usize = 8;
 
 /// A claim as points and numbers: it holds if `8·(R + k·A − s·B) = 0`.
 pub(super) struct Equation {

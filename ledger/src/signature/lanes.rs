@@ -1,8 +1,8 @@
 //! The batch equation on eight vector lanes at once, where the machine has AVX-512 IFMA.
 //!
-//! This only ever answers whether a whole batch holds, and it is asked first: it costs about a quarter of what the
-//! general code costs (`benchmarks/README.md`). Everything that it does not confirm is decided by the general code in
-//! `equation.rs`, so a machine without these instructions gives the same verdicts.
+//! This only ever answers whether a number of claims hold together, at about a quarter of what the general code costs
+//! (`benchmarks/README.md`). Every claim that it does not confirm is decided by the general code in `equation.rs`, so a
+//! machine without these instructions gives the same verdicts.
 
 #[cfg(target_arch = "x86_64")]
 mod field;
