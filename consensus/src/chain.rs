@@ -90,6 +90,8 @@ pub struct Chain {
     undos: BTreeMap<u64, (BlockId, Arc<Undo>)>,
     checkpoint: BlockId,
     early: EarlyBatches,
+    /// Batches of blocks adopted since the last [`Self::release_executed`].
+    executed_batches: Vec<BatchDigest>,
     step_payments_max: u64,
     mutation: Mutation,
 }
@@ -108,6 +110,7 @@ impl Chain {
             undos: BTreeMap::new(),
             checkpoint: root,
             early: EarlyBatches::default(),
+            executed_batches: Vec::new(),
             step_payments_max,
             genesis,
             mutation,
@@ -215,6 +218,7 @@ impl Chain {
         let mut change = ChainChange::default();
         let mut spent = 0;
         self.trim_undos();
+        self.release_executed(batches);
         while let Some(goal) = self.better_head() {
             let branch = self.tree.branch_to(goal);
             let first = *branch.first().expect("a better head stands beside the canonical chain");
@@ -355,7 +359,7 @@ impl Chain {
         for digest in &block.digests {
             self.listed.insert(*digest, block.header.slot);
             self.early.forget(digest);
-            batches.release(digest);
+            self.executed_batches.push(*digest);
         }
         self.listed_by_slot.insert(block.header.slot, block.digests.clone());
         let undo = Arc::new(std::mem::take(&mut executed.undo));
@@ -381,6 +385,16 @@ impl Chain {
     fn settle(&self, change: &mut ChainChange) {
         let mut seen = HashSet::new();
         change.requeued.retain(|digest| !self.listed.contains_key(digest) && seen.insert(*digest));
+    }
+
+    /// Lets go of what earlier steps executed. Not sooner: a batch that arrived in this very step is in no archive yet,
+    /// and its block may be taken back and executed again before the step ends.
+    fn release_executed(&mut self, batches: &mut BatchIndex) {
+        for digest in self.executed_batches.drain(..) {
+            if self.listed.contains_key(&digest) {
+                batches.release(&digest);
+            }
+        }
     }
 
     fn trim_undos(&mut self) {
@@ -433,6 +447,7 @@ impl Chain {
         archive: &dyn Archive,
     ) -> Result<Applied, HaltReason> {
         self.trim_undos();
+        self.release_executed(batches);
         let (digests, listed, executed) = self.execute_ripe(slot, digests, batches, archive)?;
         let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
         let header = BlockHeader {

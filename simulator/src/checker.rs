@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use zeni_consensus::{ChainChange, Millis, Verdict};
-use zeni_ledger::{BatchDigest, Block, BlockId, State, TransactionId, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{BatchDigest, Block, BlockId, Payment, State, TransactionId, ValidatorIndex, VerifiedBatch};
 
 use crate::model::{Fate, Model, compare};
 use crate::network::ProcessId;
@@ -254,11 +254,50 @@ impl Checker {
         for (payment, copies) in &self.acknowledged {
             match fates.get(payment) {
                 Some(Fate::Executed(_) | Fate::SequenceUsed | Fate::Expired) => {}
+                Some(Fate::Untimely(_)) if self.stands_over_a_loss(payment, chain, &fates) => {}
                 Some(Fate::Untimely(what)) => return Err(Violation::PaymentSkipped { payment: *payment, what }),
+                None if self.waits_over_a_loss(payment, chain, &fates) => {}
                 None => self.excuse_loss(*payment, *copies)?,
             }
         }
         Ok(())
+    }
+
+    /// Whether a payment lies beyond its payer's window for good: what used the lowest unused sequence elsewhere was
+    /// lost with every disk that held it, or expired before this chain could execute it.
+    fn stands_over_a_loss(
+        &self,
+        payment: &TransactionId,
+        chain: &[BlockId],
+        fates: &BTreeMap<TransactionId, Fate>,
+    ) -> bool {
+        let stored = |digest: &BatchDigest| self.model.batch(digest);
+        let Some(payment) = self.carriers(payment).filter_map(stored).find_map(|batch| {
+            let place = batch.ids().iter().position(|id| id == payment)?;
+            batch.payments().get(place)
+        }) else {
+            return false;
+        };
+        let head = chain.last().and_then(|head| self.model.block(head)).expect("the chain was executed");
+        let Some(next) = head.next_sequence(&payment.from(), payment.sequence().0) else { return false };
+        let held = self.holders.iter().filter(|(_, holders)| !holders.now.is_empty());
+        let mut fillers = held.filter_map(|(digest, _)| stored(digest)).flat_map(|batch| {
+            let fills = move |other: &&Payment| other.from() == payment.from() && other.sequence().0 == next;
+            let ids = batch.payments().iter().zip(batch.ids()).filter(move |(other, _)| fills(other));
+            ids.map(|(_, id)| *id)
+        });
+        fillers.all(|id| fates.get(&id) == Some(&Fate::Expired))
+    }
+
+    /// Whether a batch of this payment still waits, because of a payment that [`Self::stands_over_a_loss`].
+    fn waits_over_a_loss(
+        &self,
+        payment: &TransactionId,
+        chain: &[BlockId],
+        fates: &BTreeMap<TransactionId, Fate>,
+    ) -> bool {
+        let batches = self.carriers(payment).filter_map(|digest| self.model.batch(digest));
+        batches.flat_map(|batch| batch.ids()).any(|id| self.stands_over_a_loss(id, chain, fates))
     }
 
     fn excuse_loss(&self, payment: TransactionId, copies: u16) -> Result<(), Violation> {
