@@ -62,6 +62,11 @@ pub struct BatchIndex {
 }
 
 impl BatchIndex {
+    /// The arrival number of the batch that was stored last.
+    pub fn last_arrival(&self) -> u64 {
+        self.arrivals
+    }
+
     pub fn contains(&self, digest: &BatchDigest) -> bool {
         self.known.contains_key(digest)
     }

@@ -80,6 +80,8 @@ pub struct Core {
     next_pool_exchange: Millis,
     /// Batches that arrived up to here were in the pool at the last exchange.
     exchanged: u64,
+    /// The present slot, and the last batch that arrived before it began: its block lists none of a later arrival.
+    slot: (u64, u64),
     /// Since when a live peer offers a heavier chain than is executed here.
     behind_since: Option<Millis>,
     mutation: Mutation,
@@ -139,6 +141,7 @@ impl Core {
             next_status: now,
             next_pool_exchange: now,
             exchanged: 0,
+            slot: (0, 0),
             behind_since: None,
             mutation,
         };
@@ -167,6 +170,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Result<(), HaltReason> {
         self.notice_pause(now, out);
+        self.notice_slot(now);
         self.last_step = now;
         // While there is more to execute, only ticks go on with it: what peers and clients say is taken in between.
         let executes = matches!(input, Input::Tick) || !self.replica.is_unfinished();
@@ -199,6 +203,13 @@ impl Core {
             if matches!(self.mode, Mode::Active | Mode::Syncing) {
                 self.enter(Mode::Joining, now, out);
             }
+        }
+    }
+
+    fn notice_slot(&mut self, now: Millis) {
+        let slot = self.genesis.slot_at(now.0);
+        if slot != self.slot.0 {
+            self.slot = (slot, self.replica.batches.last_arrival());
         }
     }
 

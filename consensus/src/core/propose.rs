@@ -87,7 +87,8 @@ impl Core {
         Some(if turn > now && self.may_sign(slot) { turn.min(next_slot) } else { next_slot })
     }
 
-    /// The oldest batches of the pool; while peers are there to confirm, only those that one of them has
+    /// The oldest batches of the pool that arrived before the slot began, so that a late proposer lists what a timely one
+    /// would, and leaves the next slot what is its own; while peers are there to confirm, only those that one of them has
     /// on disk.
     fn batches_to_list(&self, now: Millis) -> Vec<BatchDigest> {
         let confirming = self.replica.peers.confirming(now);
@@ -96,6 +97,7 @@ impl Core {
             confirming.is_empty() || self.mutation.is(Mutant::ListUnconfirmed) || confirmed()
         };
         let limit = self.genesis.batches_max as usize;
-        self.pool.digests().map(|(_, digest)| digest).filter(listable).take(limit).collect()
+        let in_time = self.pool.digests().take_while(|(arrival, _)| *arrival <= self.slot.1);
+        in_time.map(|(_, digest)| digest).filter(listable).take(limit).collect()
     }
 }
