@@ -264,7 +264,8 @@ impl Checker {
     }
 
     /// Whether a payment lies beyond its payer's window for good: what used the lowest unused sequence elsewhere was
-    /// lost with every disk that held it, or expired before this chain could execute it.
+    /// durable once, and is lost with every disk that held it, or expired before this chain could execute it. If nothing
+    /// durable ever used that sequence, the payment should never have been acknowledged, and nothing is excused.
     fn stands_over_a_loss(
         &self,
         payment: &TransactionId,
@@ -280,13 +281,19 @@ impl Checker {
         };
         let head = chain.last().and_then(|head| self.model.block(head)).expect("the chain was executed");
         let Some(next) = head.next_sequence(&payment.from(), payment.sequence().0) else { return false };
-        let held = self.holders.iter().filter(|(_, holders)| !holders.now.is_empty());
-        let mut fillers = held.filter_map(|(digest, _)| stored(digest)).flat_map(|batch| {
-            let fills = move |other: &&Payment| other.from() == payment.from() && other.sequence().0 == next;
-            let ids = batch.payments().iter().zip(batch.ids()).filter(move |(other, _)| fills(other));
-            ids.map(|(_, id)| *id)
-        });
-        fillers.all(|id| fates.get(&id) == Some(&Fate::Expired))
+        let mut was_durable = false;
+        for (digest, holders) in self.holders.iter().filter(|(_, holders)| !holders.ever.is_empty()) {
+            let Some(batch) = stored(digest) else { continue };
+            let fills = |other: &Payment| other.from() == payment.from() && other.sequence().0 == next;
+            let fillers = batch.payments().iter().zip(batch.ids()).filter(|(other, _)| fills(other));
+            for (_, id) in fillers {
+                if !holders.now.is_empty() && fates.get(id) != Some(&Fate::Expired) {
+                    return false;
+                }
+                was_durable = true;
+            }
+        }
+        was_durable
     }
 
     /// Whether a batch of this payment still waits, because of a payment that [`Self::stands_over_a_loss`].
