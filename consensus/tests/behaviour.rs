@@ -7,6 +7,7 @@ mod cluster;
 use std::sync::Arc;
 
 use cluster::{Cluster, INTERVAL_MS, account, payment, validator_key};
+use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Verdict};
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::{AccountId, Block, BlockHeader, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
@@ -415,6 +416,31 @@ fn a_peer_that_says_goodbye_is_not_waited_for() {
     cluster.ask(0, &[pay]);
     cluster.run_slots(1);
     assert_eq!(cluster.balance(0, 1), 1_010);
+}
+
+#[test]
+fn a_late_proposer_leaves_to_the_next_slot_what_came_after_its_own_began() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    let schedule = Schedule::new(&cluster.genesis);
+    // A slot in which node 2 would come first, and the slot before it begins in a moment.
+    let slot = (cluster.genesis.slot_at(cluster.now.0) + 2..).find(|slot| schedule.order(*slot)[0].0 == 2).unwrap();
+    let (late, other) = (schedule.order(slot)[1].0, schedule.order(slot)[2].0);
+    let before = cluster.genesis.slot_time_ms(slot) - 400;
+    cluster.run(before - cluster.now.0);
+    cluster.silence(0, 2);
+    cluster.silence(1, 2);
+    let early = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(late, &[early]);
+    cluster.run(cluster.genesis.slot_time_ms(slot) + 20 - cluster.now.0);
+    let tardy = payment(&cluster.genesis, 2, 3, 0, 10);
+    cluster.ask(late, &[tardy]);
+    assert_eq!(cluster.core(other).pending_payments(), 2, "both are confirmed before the late proposer speaks");
+    cluster.run(INTERVAL_MS / 2 - 170);
+    assert_eq!(cluster.core(late).status().slot, slot, "node 2 was waited for, then its turn passed");
+    assert_eq!((cluster.balance(late, 1), cluster.balance(late, 3)), (1_010, 1_000));
+    cluster.run(INTERVAL_MS * 3 / 2);
+    assert_eq!(cluster.balance(late, 3), 1_010);
 }
 
 #[test]
