@@ -304,7 +304,7 @@ fn a_node_that_hears_its_live_twin_stops() {
 fn forged(cluster: &Cluster, proposer: u16, change: fn(&mut BlockHeader)) -> Arc<Block> {
     let status = cluster.core(0).status();
     let slot = cluster.genesis.slot_at(cluster.now.0) + 1;
-    let schedule = zeni_consensus::schedule::Schedule::new(&cluster.genesis);
+    let schedule = Schedule::new(&cluster.genesis);
     let mut header = BlockHeader {
         proposer: ValidatorIndex(proposer),
         rank: schedule.rank(slot, ValidatorIndex(proposer)).unwrap(),
