@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`amount`] and [`identity`] name the things; [`payment`], [`batch`] and [`block`] are the
 //! canonical bytes that nodes sign; [`account`] and [`state`] are what a ledger remembers; [`execute`] is the one
-//! function that changes it; [`proof`] lets a stranger check a part of it.
+//! function that changes it; [`proof`] lets a stranger check a part of it, and [`finality`] that it is final.
 
 pub mod account;
 pub mod amount;
@@ -10,6 +10,7 @@ pub mod batch;
 pub mod block;
 pub mod encoding;
 pub mod execute;
+pub mod finality;
 pub mod genesis;
 pub mod hash;
 pub mod identity;
@@ -29,6 +30,7 @@ pub use amount::{Amount, Balance, Sequence, TokenId};
 pub use batch::{Batch, VerifiedBatch};
 pub use block::{Block, BlockHeader};
 pub use encoding::DecodeError;
+pub use finality::{CommitCertificate, FinalBlock};
 pub use genesis::Genesis;
 pub use hash::{BatchDigest, BlockId, GenesisId, ReceiptsRoot, StateRoot, TransactionId, TransactionsRoot};
 pub use identity::{AccountId, PublicKey, SignatureBytes, ValidatorIndex};

@@ -10,6 +10,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::encoding::Encoder;
 use zeni_ledger::execute::{Executed, execute};
+use zeni_ledger::finality::{CommitCertificate, FinalBlock, FinalityProposal, FinalityVote, VoteKind};
 use zeni_ledger::genesis::{account_file, accounts_digest};
 use zeni_ledger::hash::BatchDigest;
 use zeni_ledger::operation::{AccountChange, Decimals, Hold, HoldId, KeyPolicy, Symbol, TokenChange, WindowWidth};
@@ -170,6 +171,28 @@ fn proofs() {
     let proof = prove_receipt(&executed.receipts, 1).unwrap();
     pin("proof.receipt", &proof.to_bytes());
     assert_eq!(ReceiptProof::from_bytes(&proof.to_bytes()), Ok(proof));
+}
+
+#[test]
+fn finality_digests_and_certificate() {
+    let block = FinalBlock { id: BlockId([0x55; 32]), height: 3 };
+    let vote = |kind, block| FinalityVote { kind, decision: 2, round: 1, block }.digest(&GENESIS);
+    let proposal = |valid_round| FinalityProposal { decision: 2, round: 1, valid_round, block }.digest(&GENESIS);
+    let digests = [
+        vote(VoteKind::Prevote, Some(block)),
+        vote(VoteKind::Prevote, None),
+        vote(VoteKind::Precommit, Some(block)),
+        vote(VoteKind::Precommit, None),
+        proposal(None),
+        proposal(Some(0)),
+    ];
+    pin("finality.digests", &digests.concat());
+    let mut certificate = CommitCertificate { decision: 2, round: 1, block, signatures: Vec::new() };
+    let digest = certificate.vote().digest(&GENESIS);
+    let sign = |number: u8| (ValidatorIndex(number.into()), SignatureBytes(key(number).sign(&digest).to_bytes()));
+    certificate.signatures = [0, 2, 3].map(sign).to_vec();
+    pin("commit_certificate", &certificate.to_bytes());
+    assert_eq!(CommitCertificate::from_bytes(&certificate.to_bytes()), Ok(certificate));
 }
 
 fn operations() -> Vec<(&'static str, Operation)> {

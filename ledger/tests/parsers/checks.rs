@@ -9,8 +9,8 @@ use zeni_ledger::operation::Operation;
 use zeni_ledger::proof::{AccountProof, ReceiptProof};
 use zeni_ledger::signature::{Claim, verify};
 use zeni_ledger::{
-    Account, AccountId, Batch, Block, Genesis, Payment, PublicKey, Receipt, ReceiptsRoot, SignatureBytes, StateRoot,
-    Transaction, Undo,
+    Account, AccountId, Batch, Block, CommitCertificate, Genesis, Payment, PublicKey, Receipt, ReceiptsRoot,
+    SignatureBytes, StateRoot, Transaction, Undo,
 };
 
 /// Keeps `account_file` from building a state of whatever depth a mutated genesis asks for.
@@ -74,6 +74,12 @@ pub fn receipt_proof(bytes: &[u8]) -> bool {
     let Ok(proof) = ReceiptProof::from_bytes(bytes) else { return false };
     assert_eq!(proof.to_bytes(), bytes);
     assert!(proof.verify(&ReceiptsRoot([1; 32])).is_err(), "a proof of a root that nobody can reach");
+    true
+}
+
+pub fn commit_certificate(bytes: &[u8]) -> bool {
+    let Ok(certificate) = CommitCertificate::from_bytes(bytes) else { return false };
+    assert_eq!(certificate.to_bytes(), bytes);
     true
 }
 

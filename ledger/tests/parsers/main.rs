@@ -109,6 +109,7 @@ parser!(receipt, pinned!("receipts")[..39].to_vec());
 parser!(account, pinned!("account"), pinned!("account.new"));
 parser!(account_proof, pinned!("proof.present"), pinned!("proof.absent"));
 parser!(receipt_proof, pinned!("proof.receipt"));
+parser!(commit_certificate, pinned!("commit_certificate"));
 parser!(
     transaction,
     pinned!("transaction.all"),
