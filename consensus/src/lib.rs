@@ -13,6 +13,7 @@ pub mod chain;
 pub mod core;
 mod early;
 pub mod effect;
+pub mod finality;
 pub mod follower;
 pub mod input;
 pub mod message;

@@ -23,7 +23,9 @@ const ALLOWED: [(&str, &[&str]); 11] = [
 ];
 
 /// Crates from outside that only these crates of the workspace may name.
-const RESERVED: [(&str, &[&str]); 8] = [
+const RESERVED: [(&str, &[&str]); 10] = [
+    ("arc-malachitebft-core-consensus", &["zeni-consensus"]),
+    ("arc-malachitebft-core-types", &["zeni-consensus"]),
     ("sled", &["zeni-storage"]),
     ("axum", &["zeni-api-server"]),
     ("quinn", &["zeni-transport"]),
@@ -110,4 +112,22 @@ fn sled_is_pinned_to_the_version_that_was_tested() {
         metadata.packages.iter().find(|package| package.name.as_str() == "zeni-storage").expect("storage exists");
     let sled = storage.dependencies.iter().find(|dependency| dependency.name == "sled").expect("storage names sled");
     assert_eq!(sled.req.to_string(), "=1.0.0-alpha.124");
+}
+
+#[test]
+fn the_finality_engine_is_of_one_version_in_all_its_crates() {
+    // Its crates are released together and depend on each other with `^`; one that moved alone was never tested.
+    let lock = include_str!("../../Cargo.lock");
+    let versions: Vec<(&str, &str)> = lock
+        .split("[[package]]")
+        .filter_map(|package| {
+            let field = |name: &str| {
+                let line = package.lines().find_map(|line| line.strip_prefix(name));
+                line.map(|value| value.trim_matches([' ', '=', '"']))
+            };
+            field("name").filter(|name| name.starts_with("arc-malachitebft-")).zip(field("version"))
+        })
+        .collect();
+    assert_eq!(versions.len(), 6, "{versions:?}");
+    assert!(versions.iter().all(|(_, version)| *version == "0.8.2"), "{versions:?}");
 }
