@@ -34,6 +34,13 @@ fn different_seeds_are_different_runs() {
     assert_ne!(run_seed(1, Breakage::None).trace, run_seed(2, Breakage::None).trace);
 }
 
+#[test]
+fn twins_that_only_a_follower_hears_are_not_to_blame() {
+    // Both other validators are down while the twins run; what remains, a follower, tells nobody whom it hears.
+    let outcome = run_seed(902_165, Breakage::None);
+    assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+}
+
 fn assert_caught(breakages: &[Breakage]) {
     for breakage in breakages {
         let hunt = hunt(*breakage, 0, HUNT_SEEDS);

@@ -312,12 +312,15 @@ impl Simulation {
         self.start(twin)
     }
 
-    /// The second machine is switched off. If the network was quiet long enough, one of the two had to stop itself.
+    /// The second machine is switched off. If the network was quiet long enough, and an honest validator heard both and
+    /// told them of each other, one of the two had to stop itself. (A follower tells nobody whom it hears.)
     fn end_twin(&mut self) -> Result<(), Violation> {
         let Some(validator) = self.nodes[self.twin()].validator else { return Ok(()) };
         let runs = |node: ProcessId| self.nodes[node].process.is_some() && !self.nodes[node].paused;
         let quiet = self.now - self.disturbed_ms >= TWINS_MEET_MS && !self.network.is_disturbed();
-        if quiet && runs(self.twin()) && runs(validator.as_usize()) {
+        let witnesses = (0..self.profile.validators).filter(|node| *node != validator.as_usize());
+        let witnessed = witnesses.filter(|node| !self.is_liar(*node)).any(runs);
+        if quiet && witnessed && runs(self.twin()) && runs(validator.as_usize()) {
             return Err(Violation::TwinsLive { validator: validator.0 });
         }
         self.abandon_twin();
