@@ -27,6 +27,7 @@ pub mod network;
 pub mod plan;
 pub mod prepare;
 pub mod process;
+pub mod relay;
 pub mod report;
 pub mod resources;
 pub mod router;
