@@ -15,6 +15,7 @@ use crate::link::Link;
 use crate::measure::{self, Look};
 use crate::network::{Network, NetworkError};
 use crate::process::ProcessError;
+use crate::relay::{Lanes, Strike, Struck};
 use crate::resources::Meter;
 use crate::scenario::{API_SERVER, Fault, FaultKind};
 use crate::storm_clock::StormClock;
@@ -38,6 +39,8 @@ pub struct Scene {
     pub http: Http,
     /// HTTP address of the API server.
     pub api: Option<String>,
+    /// The directions between nodes, if they lead through the relay.
+    pub lanes: Option<Arc<Lanes>>,
     pub clock: StormClock,
     /// Until a process that was asked to stop is killed.
     pub patience: Duration,
@@ -48,16 +51,19 @@ pub struct Scene {
 pub struct FaultRecord {
     pub fault: Fault,
     pub began_us: u64,
-    /// When the processes were started again (or went on).
+    /// When the processes were started again (or went on), or everything passed again.
     pub ended_us: u64,
     /// False if the run was over before that; the times are then the scenario's as far as they were still to come.
     pub undone: bool,
-    /// The longest that one of them took until it was active and within one block of the head; `None` if one never was.
+    /// The longest that one of them took until it was active and within one block of the head; after a fault of the
+    /// network, until all nodes were active and stood at the same block. `None` if that never was.
     pub resync_s: Option<f64>,
     /// Processes that had to be killed because they did not stop.
     pub unwilling: Vec<String>,
     /// Nodes that came back without having loaded a checkpoint, by their logs; `None` as long as that is not known.
     pub without_checkpoint: Option<Vec<String>>,
+    /// Datagrams that a fault of the network struck; `None` for other faults, and until it is undone.
+    pub struck: Option<Struck>,
 }
 
 impl FaultRecord {
@@ -72,6 +78,7 @@ impl FaultRecord {
             resync_s: None,
             unwilling: Vec::new(),
             without_checkpoint: None,
+            struck: None,
         }
     }
 }
@@ -87,7 +94,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Sets every fault on its way. They go no further once this is dropped.
+    /// Sets every fault on its way. They go no further once this is dropped, and the network is then whole again.
     pub fn start(scene: &Scene, faults: &[Fault]) -> Self {
         let mut all = Self::default();
         for fault in faults {
@@ -120,10 +127,11 @@ impl Faults {
 
 impl FaultRecord {
     fn not_over(&self) -> Option<String> {
-        let Fault { kind, targets, at_s, .. } = &self.fault;
-        let what = if self.undone { "its targets were back" } else { "it was undone" };
+        let Fault { kind, at_s, .. } = &self.fault;
+        let back = if self.fault.rule().is_some() { "all nodes stood at one block" } else { "its targets were back" };
+        let what = if self.undone { back } else { "it was undone" };
         let over = self.resync_s.is_some();
-        (!over).then(|| format!("the {kind} of {} at {at_s} s: the run was over before {what}", targets.join(", ")))
+        (!over).then(|| format!("the {kind} of {} at {at_s} s: the run was over before {what}", self.fault.whom()))
     }
 }
 
@@ -146,17 +154,28 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
     watch::note_fsyncs(&scene, &fault.targets).await;
     let began_us = scene.clock.now_us();
     locked(&record).began_us = began_us;
+    tracing::info!(kind = %fault.kind, whom = fault.whom(), "fault begins");
+    // The lanes let everything pass again when this is dropped, also if the task is cut off.
+    let strike = strike(&scene, &fault).await;
     let unwilling = begin(&scene, &fault).await?;
     locked(&record).unwilling = unwilling;
     let end_us = began_us + fault.duration_s * 1_000_000;
     tokio::time::sleep_until(scene.clock.instant(end_us).into()).await;
     let ended_us = scene.clock.now_us();
     let log_ends = end(&scene, &fault).await?;
+    let struck = strike.as_ref().map(Strike::struck);
+    drop(strike);
     {
         let mut record = locked(&record);
-        (record.ended_us, record.undone) = (ended_us, true);
+        (record.ended_us, record.undone, record.struck) = (ended_us, true, struck);
     }
-    tracing::info!(kind = %fault.kind, targets = ?fault.targets, "fault undone");
+    tracing::info!(kind = %fault.kind, whom = fault.whom(), "fault undone");
+    if struck.is_some() {
+        let resync_s = come_together(&scene, ended_us).await;
+        let mut record = locked(&record);
+        (record.resync_s, record.without_checkpoint) = (Some(resync_s), Some(Vec::new()));
+        return Ok(());
+    }
     let mut resync_s = Some(0.0f64);
     for target in &fault.targets {
         let back = come_back(&scene, target, ended_us).await;
@@ -168,6 +187,15 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
     Ok(())
 }
 
+/// Harms the network between nodes if that is what the fault does.
+async fn strike(scene: &Scene, fault: &Fault) -> Option<Strike> {
+    let rule = fault.rule()?;
+    let lanes = scene.lanes.as_ref().expect("the stage has a relay if a fault of the scenario needs one");
+    let nodes = &scene.network.lock().await.nodes;
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    Some(lanes.strike(&fault.ways(&names), rule))
+}
+
 /// Harms all targets at once, and waits until those that are to end have ended.
 async fn begin(scene: &Scene, fault: &Fault) -> Result<Vec<String>, NetworkError> {
     let mut network = scene.network.lock().await;
@@ -175,6 +203,7 @@ async fn begin(scene: &Scene, fault: &Fault) -> Result<Vec<String>, NetworkError
         FaultKind::Stop | FaultKind::Restart => Signal::TERM,
         FaultKind::Kill => Signal::KILL,
         FaultKind::Pause => Signal::STOP,
+        FaultKind::Partition | FaultKind::Delay | FaultKind::Loss => return Ok(Vec::new()),
     };
     for target in &fault.targets {
         if let Some(member) = network.member(target) {
@@ -182,7 +211,6 @@ async fn begin(scene: &Scene, fault: &Fault) -> Result<Vec<String>, NetworkError
             member.process.signal(signal)?;
         }
     }
-    tracing::info!(kind = %fault.kind, targets = ?fault.targets, "fault begins");
     let mut unwilling = Vec::new();
     for target in &fault.targets {
         let Some(member) = network.member(target) else { continue };
@@ -193,7 +221,7 @@ async fn begin(scene: &Scene, fault: &Fault) -> Result<Vec<String>, NetworkError
                     unwilling.push(target.clone());
                 }
             }
-            FaultKind::Pause => {}
+            FaultKind::Pause | FaultKind::Partition | FaultKind::Delay | FaultKind::Loss => {}
         }
     }
     Ok(unwilling)
@@ -214,6 +242,7 @@ async fn end(scene: &Scene, fault: &Fault) -> Result<Vec<(String, u64)>, Process
                 }
                 member.process.start()?;
             }
+            FaultKind::Partition | FaultKind::Delay | FaultKind::Loss => {}
         }
     }
     Ok(log_ends)
@@ -249,6 +278,22 @@ async fn come_back(scene: &Scene, target: &str, started_us: u64) -> Option<f64> 
             if let Some(resync_s) = measure::resync_s(&[look], started_us) {
                 return Some(resync_s);
             }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks at all nodes until they are active and stand at the same block, without end as [`come_back`]. Heights alone do
+/// not tell: both sides of a partition go on.
+async fn come_together(scene: &Scene, ended_us: u64) -> f64 {
+    loop {
+        let mut heads = Vec::new();
+        for link in &scene.links {
+            let info = node_info(link, LOOK_DEADLINE).await.ok();
+            heads.push(info.filter(|info| info.mode == Mode::Active).map(|info| info.head));
+        }
+        if heads.iter().all(|head| head.is_some() && *head == heads[0]) {
+            return (scene.clock.now_us() - ended_us) as f64 / 1e6;
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -310,6 +355,7 @@ mod tests {
             genesis_file: root.join("genesis.toml"),
             nodes: vec![node.clone()],
             api: None,
+            fronts: None,
             members: Vec::new(),
         };
         let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(20)));
@@ -320,13 +366,14 @@ mod tests {
             tracker: Arc::new(std::sync::Mutex::new(tracker)),
             http: Http::default(),
             api: None,
+            lanes: None,
             clock: StormClock::starting_in(Duration::ZERO),
             patience: Duration::from_secs(1),
         }
     }
 
     fn fault(at_s: u64) -> Fault {
-        Fault { kind: FaultKind::Pause, targets: vec!["node-1".into()], at_s, duration_s: 0 }
+        Fault::of_processes(FaultKind::Pause, vec!["node-1".into()], at_s, 0)
     }
 
     #[tokio::test]

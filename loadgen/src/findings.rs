@@ -12,9 +12,11 @@ use crate::latency::Latencies;
 use crate::limit::Limit;
 use crate::measure::{self, BlockLoad, Slots};
 use crate::prepare::Prepared;
+use crate::relay::DELAYED_MAX;
 use crate::report::{
     BlockPoint, DoubleSpends, FaultReport, Latency, LimitReport, Report, Series, StartReport, Throughput,
 };
+use crate::scenario::Fault;
 use crate::storm::Run;
 use crate::tracker::Listed;
 
@@ -82,7 +84,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     let mut report = run.dispatch.with_outcome(|outcome| Report {
         passed: false,
         failures,
-        notes: notes(run),
+        notes: notes(run, &findings.faults),
         scenario: scenario.name.clone(),
         seed: scenario.seed,
         accounts: scenario.accounts,
@@ -173,7 +175,8 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
     let dip = measure::dip_ratio(loads, slots, clock.unix_ms(record.began_us), clock.unix_ms(record.ended_us));
     FaultReport {
         kind: record.fault.kind.to_string(),
-        targets: record.fault.targets.clone(),
+        targets: targets(run, &record.fault),
+        whom: record.fault.whom(),
         at_s: record.began_us as f64 / 1e6,
         duration_s: (record.ended_us - record.began_us) as f64 / 1e6,
         dip_ratio: dip.filter(|_| dip_defined && record.undone),
@@ -181,7 +184,17 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
         without_checkpoint: record.without_checkpoint.clone(),
         checkpoint_due: run.scenario.checkpoint_is_due(&record.fault),
         dip_defined,
+        struck: record.struck,
     }
+}
+
+/// The processes that a fault strikes; of one of the network, the nodes at both ends of what it strikes.
+fn targets(run: &Run, fault: &Fault) -> Vec<String> {
+    let names = run.scenario.node_names();
+    let ways = fault.ways(&names);
+    let touched = |place: &usize| ways.iter().any(|way| way.from == *place || way.to == *place);
+    let nodes = (0..names.len()).filter(touched).map(|place| names[place].clone());
+    fault.targets.iter().cloned().chain(nodes).collect()
 }
 
 fn limit_report(limit: &Limit, nodes: usize, mean: Option<f64>) -> LimitReport {
@@ -199,7 +212,7 @@ fn odd_balances(balances: &[i128]) -> Option<String> {
     odd.then(|| format!("the nodes tell different balances of the receiver: {balances:?}"))
 }
 
-fn notes(run: &Run) -> Vec<String> {
+fn notes(run: &Run, faults: &[FaultRecord]) -> Vec<String> {
     let mut notes = vec![
         "This ledger has no finality yet: `final` and `final_reverted` are null, and the mean ends with inclusion on \
          equal nodes."
@@ -207,6 +220,19 @@ fn notes(run: &Run) -> Vec<String> {
     ];
     if run.scenario.network.attach.is_none() {
         notes.push("All nodes, the API server and the load generator share one machine.".into());
+    }
+    if run.scenario.needs_relay() {
+        notes.push(
+            "Datagrams between the nodes go through the load generator's relay; those of clients and of the API server \
+             do not."
+                .into(),
+        );
+    }
+    let overflowed: u64 = faults.iter().filter_map(|record| record.struck).map(|struck| struck.overflowed).sum();
+    if overflowed > 0 {
+        notes.push(format!(
+            "{overflowed} delayed datagrams were dropped, because {DELAYED_MAX} waited in their direction already."
+        ));
     }
     notes
 }

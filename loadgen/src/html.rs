@@ -86,11 +86,7 @@ fn verdicts(report: &Report) -> String {
 
 fn marks(report: &Report) -> Vec<Mark> {
     (report.faults.iter())
-        .map(|fault| Mark {
-            from_s: fault.at_s,
-            until_s: fault.at_s + fault.duration_s,
-            label: format!("{} {}", fault.kind, fault.targets.join(", ")),
-        })
+        .map(|fault| Mark { from_s: fault.at_s, until_s: fault.at_s + fault.duration_s, label: fault.label() })
         .collect()
 }
 
@@ -174,9 +170,9 @@ fn faults(report: &Report) -> String {
     let rows: String = (report.faults.iter())
         .map(|fault| {
             format!(
-                "<tr><td>{} {}</td><td>{:.1} s</td><td>{:.1} s</td><td>{}</td><td>{} s</td></tr>",
-                escape(&fault.kind),
-                escape(&fault.targets.join(", ")),
+                "<tr><td>{}{}</td><td>{:.1} s</td><td>{:.1} s</td><td>{}</td><td>{} s</td></tr>",
+                escape(&fault.label()),
+                fault.struck.map(|struck| format!("<br>{}", escape(&struck.in_words()))).unwrap_or_default(),
                 fault.at_s,
                 fault.duration_s,
                 told(fault.dip_ratio),
@@ -186,7 +182,7 @@ fn faults(report: &Report) -> String {
         .collect();
     format!(
         "<h2>Faults</h2>\n<div class=\"card\"><table><tr><th></th><th>at</th><th>for</th><th>dip ratio</th>\
-         <th>back after restart</th></tr>{rows}</table></div>\n"
+         <th>back after restart or healing</th></tr>{rows}</table></div>\n"
     )
 }
 
@@ -272,6 +268,7 @@ fn put(html: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::Struck;
     use crate::report_sample::sample;
 
     #[test]
@@ -289,6 +286,19 @@ mod tests {
             assert!(page.contains(told), "the page does not hold {told}");
         }
         assert!(!page.contains("NaN"));
+    }
+
+    #[test]
+    fn a_fault_of_the_network_is_marked_with_who_was_parted_from_whom_and_what_it_struck() {
+        let mut report = sample();
+        let fault = &mut report.faults[0];
+        (fault.kind, fault.whom) = ("partition".into(), "node-1 | node-2, node-3".into());
+        fault.struck = Some(Struck { dropped: 1_234, delayed: 0, overflowed: 0 });
+        let page = render(&report);
+        assert_eq!(page.matches("partition node-1 | node-2, node-3").count(), 3, "two charts and the table");
+        assert!(page.contains("1234 datagrams dropped"));
+        report.faults[0].whom = String::new();
+        assert!(render(&report).contains("partition node-2, node-3"), "as older reports have it");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! Read in this order: [`plan`] says who pays whom, [`prepare`] puts that on disk; [`scenario`] is what a storm is to
 //! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send;
-//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. [`faults`] happen meanwhile. Then
-//! [`audit`] asks what came of it, [`measure`] computes, [`findings`] collects, and [`report`] judges. [`storm`] is the
-//! whole from beginning to end.
+//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. [`faults`] happen meanwhile, those of
+//! the network in the [`relay`] between the nodes. Then [`audit`] asks what came of it, [`measure`] computes, [`findings`]
+//! collects, and [`report`] judges. [`storm`] is the whole from beginning to end.
 
 pub mod api_audit;
 pub mod audit;

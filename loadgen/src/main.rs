@@ -36,6 +36,10 @@ enum Command {
         places: PlacesArguments,
     },
     /// Run a scenario and judge it.
+    ///
+    /// Faults of a scenario strike processes (stop, kill, pause, restart) or what nodes send each other (partition, delay,
+    /// loss). For the latter, and only then, datagrams between the nodes go through a relay in this process. However it
+    /// ends, its nodes end with it, and nothing is left that would be cut off.
     Storm {
         scenario: PathBuf,
         #[command(flatten)]

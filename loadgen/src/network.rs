@@ -14,6 +14,7 @@ use crate::link::NodeAddress;
 use crate::plan::{self, Plan, Role};
 use crate::prepare::Prepared;
 use crate::process::{Process, ProcessError};
+use crate::relay::Fronts;
 use crate::scenario::{API_SERVER, Checkpoint, Network as Wanted};
 
 /// Ports are taken from here: below those that the system gives to outgoing connections, so that none of these takes
@@ -33,6 +34,8 @@ pub enum NetworkError {
     NoProgram { path: PathBuf, package: &'static str },
     #[error("no free port between {} and {}", PORTS.start, PORTS.end)]
     NoPort,
+    #[error("opening the sockets of the relay between the nodes: {0}")]
+    Relay(io::Error),
     #[error(transparent)]
     Process(#[from] ProcessError),
 }
@@ -55,6 +58,8 @@ pub struct Network {
     pub nodes: Vec<NodeAddress>,
     /// HTTP address of the API server.
     pub api: Option<String>,
+    /// Where nodes find each other, if a relay is to be between them.
+    pub fronts: Option<Fronts>,
     pub members: Vec<Member>,
 }
 
@@ -93,6 +98,8 @@ struct NodeConfig<'a> {
     listen: SocketAddr,
     metrics: SocketAddr,
     client: Vec<ClientConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    peer: Vec<PeerConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint: Option<Checkpoint>,
 }
@@ -102,6 +109,12 @@ struct ClientConfig {
     name: &'static str,
     key: String,
     role: &'static str,
+}
+
+#[derive(Serialize)]
+struct PeerConfig {
+    validator: String,
+    address: SocketAddr,
 }
 
 #[derive(Serialize)]
@@ -123,11 +136,13 @@ struct NodeEntry {
 }
 
 impl Network {
-    /// Lays out a network below `directory` for prepared input. Nothing is started yet.
+    /// Lays out a network below `directory` for prepared input, `relayed` with a relay between the nodes. Nothing is
+    /// started yet.
     pub fn lay_out(
         directory: &Path,
         prepared: &Prepared,
         wanted: &Wanted,
+        relayed: bool,
         programs: &Programs,
     ) -> Result<Self, NetworkError> {
         require_test(&prepared.genesis)?;
@@ -141,8 +156,10 @@ impl Network {
         }
         let genesis_file = directory.join("genesis.toml");
         write(&genesis_file, &located_genesis(prepared, &nodes).to_toml())?;
-        let mut network =
-            Self { directory: directory.to_path_buf(), genesis_file, nodes, api: None, members: Vec::new() };
+        let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.quic).collect();
+        let fronts = relayed.then(|| Fronts::bind(&addresses)).transpose().map_err(NetworkError::Relay)?;
+        let directory = directory.to_path_buf();
+        let mut network = Self { directory, genesis_file, nodes, api: None, fronts, members: Vec::new() };
         for place in 0..network.nodes.len() {
             let member = network.lay_out_node(place, &plan, wanted, programs, ports.next_address()?)?;
             network.members.push(member);
@@ -173,6 +190,10 @@ impl Network {
             key: plan::public_of(&plan.role_key(role)).to_string(),
             role: wire,
         };
+        let peer = |(other, address): (usize, SocketAddr)| {
+            let validator = self.nodes[other].name.clone();
+            PeerConfig { validator, address }
+        };
         let content = NodeConfig {
             genesis: &self.genesis_file,
             data: &data,
@@ -184,6 +205,7 @@ impl Network {
                 client("loadgen-watcher", Role::Watcher, "follower"),
                 client("api-server", Role::ApiServer, "follower"),
             ],
+            peer: self.fronts.iter().flat_map(|fronts| fronts.of(place)).map(peer).collect(),
             checkpoint: wanted.checkpoint,
         };
         write(&config, &toml::to_string(&content).expect("plain tables of text and numbers"))?;
@@ -375,7 +397,7 @@ mod tests {
     fn the_layout_has_a_config_and_a_key_for_each_process() {
         let root = tempfile::tempdir().unwrap();
         let prepared = prepared(root.path());
-        let network = Network::lay_out(root.path(), &prepared, &wanted(), &programs()).unwrap();
+        let network = Network::lay_out(root.path(), &prepared, &wanted(), false, &programs()).unwrap();
         assert_eq!(network.members.len(), 4);
         for (place, member) in network.members[..3].iter().enumerate() {
             let text = fs::read_to_string(&member.config).unwrap();
@@ -383,6 +405,7 @@ mod tests {
             assert_eq!(config["listen"].as_str(), Some(network.nodes[place].quic.to_string().as_str()));
             assert_eq!(config["checkpoint"]["depth"].as_integer(), Some(2));
             assert_eq!(config["client"].as_array().map(Vec::len), Some(3));
+            assert!(!config.contains_key("peer"), "without a relay they find each other by genesis");
             let key = fs::read_to_string(config["key"].as_str().unwrap()).unwrap();
             let key = ed25519_dalek::SigningKey::from_bytes(&zeni_ledger::hash::array_from_hex(&key).unwrap());
             assert_eq!(plan::public_of(&key), network.nodes[place].key);
@@ -396,7 +419,7 @@ mod tests {
     fn the_located_genesis_keeps_its_id() {
         let root = tempfile::tempdir().unwrap();
         let prepared = prepared(root.path());
-        let network = Network::lay_out(root.path(), &prepared, &wanted(), &programs()).unwrap();
+        let network = Network::lay_out(root.path(), &prepared, &wanted(), false, &programs()).unwrap();
         let genesis = Genesis::from_toml(&fs::read_to_string(&network.genesis_file).unwrap()).unwrap();
         assert_eq!(genesis.id(), prepared.genesis_id);
         assert_eq!(genesis.validators[1].address, network.nodes[1].quic.to_string());
@@ -404,9 +427,27 @@ mod tests {
     }
 
     #[test]
+    fn with_a_relay_each_node_finds_the_others_at_addresses_of_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let network = Network::lay_out(root.path(), &prepared(root.path()), &wanted(), true, &programs()).unwrap();
+        let mut addresses = std::collections::BTreeSet::new();
+        for (place, member) in network.members[..3].iter().enumerate() {
+            let config: toml::Table = toml::from_str(&fs::read_to_string(&member.config).unwrap()).unwrap();
+            let peers: Vec<_> =
+                config["peer"].as_array().unwrap().iter().map(|peer| peer.as_table().unwrap()).collect();
+            let named: Vec<_> = peers.iter().map(|peer| peer["validator"].as_str().unwrap()).collect();
+            let others = network.nodes.iter().enumerate().filter(|(other, _)| *other != place);
+            assert_eq!(named, others.map(|(_, node)| node.name.as_str()).collect::<Vec<_>>());
+            addresses.extend(peers.iter().map(|peer| peer["address"].as_str().unwrap().to_owned()));
+        }
+        assert_eq!(addresses.len(), 6);
+        assert!(network.nodes.iter().all(|node| !addresses.contains(&node.quic.to_string())));
+    }
+
+    #[test]
     fn every_address_is_another_one() {
         let root = tempfile::tempdir().unwrap();
-        let network = Network::lay_out(root.path(), &prepared(root.path()), &wanted(), &programs()).unwrap();
+        let network = Network::lay_out(root.path(), &prepared(root.path()), &wanted(), false, &programs()).unwrap();
         let mut addresses: Vec<String> = network.nodes.iter().map(|node| node.quic.to_string()).collect();
         addresses.extend(network.members.iter().map(|member| member.metrics.to_string()));
         addresses.extend(network.api.clone());
@@ -420,7 +461,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mut prepared = prepared(root.path());
         prepared.genesis.purpose = Purpose::Production;
-        let refused = Network::lay_out(root.path(), &prepared, &wanted(), &programs());
+        let refused = Network::lay_out(root.path(), &prepared, &wanted(), false, &programs());
         assert!(matches!(refused, Err(NetworkError::Production)));
     }
 
@@ -428,7 +469,7 @@ mod tests {
     fn a_missing_program_is_named_with_how_to_build_it() {
         let root = tempfile::tempdir().unwrap();
         let programs = Programs { node: root.path().join("node"), ..programs() };
-        let refused = Network::lay_out(root.path(), &prepared(root.path()), &wanted(), &programs).unwrap_err();
+        let refused = Network::lay_out(root.path(), &prepared(root.path()), &wanted(), false, &programs).unwrap_err();
         assert!(refused.to_string().contains("cargo build --release -p zeni-node"), "{refused}");
     }
 }

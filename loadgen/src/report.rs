@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::api_audit::ApiState;
 use crate::audit::{NodeState, Verified};
 use crate::latency::{CoursePoint, Percentiles};
+use crate::relay::Struck;
 use crate::resources::Usage;
 use crate::scenario::Scenario;
 
@@ -106,13 +107,18 @@ pub struct Latency {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FaultReport {
     pub kind: String,
+    /// The processes; of a fault of the network, the nodes between which it lay.
     pub targets: Vec<String>,
+    /// The same for people, who is parted from whom included; empty in reports of older versions.
+    #[serde(default)]
+    pub whom: String,
     /// Seconds from the first intended send.
     pub at_s: f64,
     pub duration_s: f64,
     /// `null` if no node was left, or the fault held no whole slot.
     pub dip_ratio: Option<f64>,
-    /// `null` if a target never came back.
+    /// From the restart until active and within one block of the head; of a fault of the network, from the healing until
+    /// all nodes stood at the same block. `null` if that never was.
     pub resync_s: Option<f64>,
     /// Nodes that were started again and loaded no checkpoint; `null` if that is not known.
     #[serde(default)]
@@ -122,6 +128,19 @@ pub struct FaultReport {
     pub checkpoint_due: bool,
     /// Whether a dip can be told of it at all.
     pub dip_defined: bool,
+    /// Datagrams between nodes that it struck; `null` for faults of processes.
+    #[serde(default)]
+    pub struck: Option<Struck>,
+}
+
+impl FaultReport {
+    /// What a chart's mark says: kind and whom.
+    pub fn label(&self) -> String {
+        match self.whom.is_empty() {
+            true => format!("{} {}", self.kind, self.targets.join(", ")),
+            false => format!("{} {}", self.kind, self.whom),
+        }
+    }
 }
 
 /// What the machine could check, and how much of that the storm reached.
@@ -216,6 +235,8 @@ impl Report {
             let back =
                 format!("resync_s of the {} at {} s is unknown: not all targets came back", fault.kind, fault.at_s);
             must(fault.resync_s.is_some(), back);
+            let real = fault.struck.is_none_or(|struck| struck.total() > 0);
+            must(real, format!("the {} at {} s struck no datagram", fault.kind, fault.at_s));
         }
         for fault in self.faults.iter().filter(|fault| fault.checkpoint_due && fault.resync_s.is_some()) {
             let without = fault.without_checkpoint.as_ref().map_or("unknown nodes".into(), |nodes| nodes.join(", "));
@@ -306,14 +327,14 @@ impl Report {
         ];
         for fault in &self.faults {
             lines.push(format!(
-                "  {} of {} at {:.1} s for {:.1} s: dip_ratio {}, resync_s {}",
-                fault.kind,
-                fault.targets.join(", "),
+                "  {} at {:.1} s for {:.1} s: dip_ratio {}, resync_s {}",
+                fault.label(),
                 fault.at_s,
                 fault.duration_s,
                 told(fault.dip_ratio),
                 told(fault.resync_s)
             ));
+            lines.extend(fault.struck.map(|struck| format!("    {}", struck.in_words())));
         }
         lines.extend(self.failures.iter().map(|failure| format!("  failed: {failure}")));
         lines.join("\n")
@@ -452,6 +473,13 @@ mod tests {
         assert_eq!(without(|report| report.faults.clear()), ["0 of 1 faults are recorded"]);
         let unknown = "resync_s of the kill at 20 s is unknown: not all targets came back";
         assert_eq!(without(|report| report.faults[0].resync_s = None), [unknown]);
+    }
+
+    #[test]
+    fn a_fault_of_the_network_must_have_struck_something() {
+        let struck = |dropped| judged(|report| report.faults[0].struck = Some(Struck { dropped, ..Struck::default() }));
+        assert_eq!(struck(1), Vec::<String>::new());
+        assert_eq!(struck(0), ["the kill at 20 s struck no datagram"]);
     }
 
     #[test]

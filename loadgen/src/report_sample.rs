@@ -81,6 +81,7 @@ pub(crate) fn sample() -> Report {
         faults: vec![FaultReport {
             kind: "kill".into(),
             targets: vec!["node-2".into(), "node-3".into()],
+            whom: "node-2, node-3".into(),
             at_s: 20.0,
             duration_s: 15.0,
             dip_ratio: Some(0.991),
@@ -88,6 +89,7 @@ pub(crate) fn sample() -> Report {
             without_checkpoint: Some(Vec::new()),
             checkpoint_due: false,
             dip_defined: true,
+            struck: None,
         }],
         resends: BTreeMap::new(),
         blocks_undone: 0,

@@ -1,6 +1,7 @@
 //! The scenario file: what a storm is, what goes wrong during it, and what must hold in the end.
 
 mod check;
+mod network_fault;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -126,20 +127,44 @@ pub enum Full {
 }
 
 /// Something that goes wrong, and is undone.
+///
+/// Faults of processes have `targets`. Faults of the network say between whom they lie by exactly one of `groups`,
+/// `nodes`, or `from` and `to`; they strike what nodes send each other, and neither clients nor the API server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     pub kind: FaultKind,
     /// Names of nodes (`node-1` …) or `api-server`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
     /// Seconds from the first intended send.
     pub at_s: u64,
     /// Until it is undone.
     #[serde(default)]
     pub duration_s: u64,
+    /// Everything between nodes of different groups, both ways. A node in no group is not struck.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Vec<String>>,
+    /// Everything from and to these nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// Everything from these nodes to those in `to`, one way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<String>,
+    /// Of a delay, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<u64>,
+    /// What a delay is longer at most, in milliseconds; none if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter_ms: Option<u64>,
+    /// Datagrams of a hundred that a loss drops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u64>,
 }
 
-/// What is done to a process.
+/// What is done to a process, or to the network between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultKind {
@@ -151,6 +176,12 @@ pub enum FaultKind {
     Pause,
     /// SIGTERM, and started again as soon as it has ended.
     Restart,
+    /// Every datagram is dropped.
+    Partition,
+    /// Every datagram waits `ms` and up to `jitter_ms` more; their order may change.
+    Delay,
+    /// `percent` of the datagrams are dropped, by the scenario's seed.
+    Loss,
 }
 
 /// What is checked after the storm besides what always is.
@@ -245,7 +276,7 @@ impl Scenario {
     pub fn checkpoint_is_due(&self, fault: &Fault) -> bool {
         self.network.checkpoint.is_some_and(|checkpoint| {
             let deep_ms = checkpoint.depth * self.network.block_interval_ms;
-            fault.kind != FaultKind::Pause && fault.at_s * 1_000 >= 2 * checkpoint.interval_s * 1_000 + deep_ms
+            fault.kind.ends_processes() && fault.at_s * 1_000 >= 2 * checkpoint.interval_s * 1_000 + deep_ms
         })
     }
 
@@ -310,7 +341,27 @@ impl Scenario {
     }
 }
 
+impl FaultKind {
+    /// Whether its targets are started again.
+    pub fn ends_processes(self) -> bool {
+        match self {
+            Self::Stop | Self::Kill | Self::Restart => true,
+            Self::Pause | Self::Partition | Self::Delay | Self::Loss => false,
+        }
+    }
+}
+
 impl Fault {
+    /// A fault of processes.
+    pub fn of_processes(kind: FaultKind, targets: Vec<String>, at_s: u64, duration_s: u64) -> Self {
+        let (groups, nodes, from, to) = Default::default();
+        Self { kind, targets, at_s, duration_s, groups, nodes, from, to, ms: None, jitter_ms: None, percent: None }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.at_s < other.end_s() && other.at_s < self.end_s()
+    }
+
     /// When it is undone, in seconds from the first intended send.
     pub fn end_s(&self) -> u64 {
         self.at_s + self.duration_s
@@ -329,6 +380,9 @@ impl fmt::Display for FaultKind {
             Self::Kill => "kill",
             Self::Pause => "pause",
             Self::Restart => "restart",
+            Self::Partition => "partition",
+            Self::Delay => "delay",
+            Self::Loss => "loss",
         })
     }
 }

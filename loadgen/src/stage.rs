@@ -15,6 +15,7 @@ use crate::link::{self, Link, NodeAddress};
 use crate::network::{self, Network, NetworkError, Programs};
 use crate::plan::Role as KeyOf;
 use crate::prepare::Prepared;
+use crate::relay::Relay;
 use crate::scenario::{Attach, Network as Wanted};
 
 /// Between two looks at nodes that are starting.
@@ -47,6 +48,8 @@ pub struct Stage {
     pub watcher: Endpoint,
     pub http: Http,
     pub api: Option<String>,
+    /// Between the nodes, if it was wanted; they do not reach each other without it.
+    pub relay: Option<Relay>,
     /// How long making data directories took.
     pub init: Duration,
     /// How long it took from the start of the processes until all nodes were active.
@@ -55,12 +58,13 @@ pub struct Stage {
     _keepers: JoinSet<()>,
 }
 
-/// Starts the network that a scenario wants below `directory`, or finds the one that it names, and waits until every
-/// node is active, at most `patience`.
+/// Starts the network that a scenario wants below `directory`, `relayed` with a relay between the nodes, or finds the one
+/// that it names, and waits until every node is active, at most `patience`.
 pub async fn set(
     directory: &std::path::Path,
     prepared: &Prepared,
     wanted: &Wanted,
+    relayed: bool,
     programs: &Programs,
     patience: Duration,
 ) -> Result<Stage, StageError> {
@@ -68,7 +72,7 @@ pub async fn set(
     let begun = Instant::now();
     let mut network = match &wanted.attach {
         Some(attach) => found(directory, prepared, attach)?,
-        None => Network::lay_out(directory, prepared, wanted, programs)?,
+        None => Network::lay_out(directory, prepared, wanted, relayed, programs)?,
     };
     if wanted.attach.is_none() {
         network.init().await?;
@@ -78,6 +82,9 @@ pub async fn set(
     let submitter = link::dialler(&plan.role_key(KeyOf::Submitter), prepared.genesis_id, Role::Client)?;
     let watcher = link::dialler(&plan.role_key(KeyOf::Watcher), prepared.genesis_id, Role::Follower)?;
     let (nodes, api) = (network.nodes.clone(), network.api.clone());
+    let seed = prepared.meta.parameters.seed;
+    let relay = network.fronts.take().map(|fronts| Relay::start(fronts, seed)).transpose();
+    let relay = relay.map_err(NetworkError::Relay)?;
     let started = Instant::now();
     network.start()?;
     let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), submitter.clone())).collect();
@@ -92,6 +99,7 @@ pub async fn set(
         watcher,
         http: Http::default(),
         api,
+        relay,
         init,
         active: Duration::ZERO,
         _keepers: keepers,
@@ -116,6 +124,7 @@ fn found(directory: &std::path::Path, prepared: &Prepared, attach: &Attach) -> R
         genesis_file: prepared.directory.join(crate::prepare::GENESIS_FILE),
         nodes,
         api: attach.api_server.clone(),
+        fronts: None,
         members: Vec::new(),
     })
 }

@@ -22,6 +22,7 @@ use crate::limit::{self, Limit};
 use crate::network::{NetworkError, Programs};
 use crate::prepare::{self, PrepareError, Prepared};
 use crate::process::ProcessError;
+use crate::relay::Relay;
 use crate::report::Report;
 use crate::resources::{self, Meter, Usage};
 use crate::router::{Preference, Router};
@@ -87,7 +88,8 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     eprintln!("run directory {}", directory.display());
     let limit = measure_limit(&prepared).await?;
     let patience = Duration::from_secs(scenario.timeouts.start_s);
-    let stage = stage::set(&directory, &prepared, &scenario.network, &places.programs, patience).await?;
+    let relayed = scenario.needs_relay();
+    let stage = stage::set(&directory, &prepared, &scenario.network, relayed, &places.programs, patience).await?;
     let (init_s, active_s) = (stage.init.as_secs_f64(), stage.active.as_secs_f64());
     eprintln!("all nodes active after {active_s:.1} s; storming");
     let path = prepared.payments_file();
@@ -159,6 +161,7 @@ impl Run {
             tracker,
             http: stage.http.clone(),
             api: stage.api.clone(),
+            lanes: stage.relay.as_ref().map(Relay::lanes),
             clock,
             patience: Duration::from_secs(scenario.timeouts.stop_s),
         };
@@ -214,6 +217,7 @@ impl Run {
 
     /// Takes the last readings, stops what was started here, and verifies the data if the scenario says so.
     async fn close(&mut self, deadline: Instant, failures: &mut Vec<String>) -> Result<Vec<Verified>, StormError> {
+        failures.extend(self.stage.relay.as_mut().map(Relay::failures).unwrap_or_default());
         let names = watch::names(&self.scene).await;
         watch::note_fsyncs(&self.scene, &names).await;
         self.follower.abort_all();

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use zeni_consensus::{Message, Mode, Refusal, Verdict};
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::{
-    Batch, BatchDigest, Block, BlockHeader, Payment, PublicKey, ReceiptsRoot, StateRoot, ValidatorIndex,
+    Batch, BatchDigest, Block, BlockHeader, BlockId, Payment, PublicKey, ReceiptsRoot, StateRoot, ValidatorIndex,
 };
 use zeni_loadgen::book::Book;
 use zeni_loadgen::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
@@ -23,6 +23,7 @@ use zeni_loadgen::link::{self, Link, NodeAddress};
 use zeni_loadgen::network::Network;
 use zeni_loadgen::plan::Role as KeyOf;
 use zeni_loadgen::prepare::{Parameters, Prepared, prepare};
+use zeni_loadgen::relay::{Fronts, Relay};
 use zeni_loadgen::router::{Preference, Router};
 use zeni_loadgen::scenario::{Fault, FaultKind, Full, Phase, Rate};
 use zeni_loadgen::schedule::Pacer;
@@ -303,6 +304,34 @@ fn active_at(prepared: &Prepared, place: u16, height: u64) -> Option<Reply> {
     }))
 }
 
+/// A scene of these nodes, with a connection to each.
+async fn scene(root: &std::path::Path, prepared: &Prepared, nodes: &[&Node]) -> (Scene, JoinSet<()>) {
+    let plan = prepared.plan();
+    let endpoint = link::dialler(&plan.role_key(KeyOf::Submitter), prepared.genesis_id, Role::Client).unwrap();
+    let nodes: Vec<NodeAddress> = nodes.iter().map(|node| node.address.clone()).collect();
+    let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), endpoint.clone())).collect();
+    let mut keepers = JoinSet::new();
+    links.iter().for_each(|link| drop(keepers.spawn(Arc::clone(link).keep_up())));
+    while !links.iter().all(|link| link.is_up()) {
+        tokio::task::yield_now().await;
+    }
+    let (directory, genesis_file) = (root.to_path_buf(), root.join("genesis.toml"));
+    let network = Network { directory, genesis_file, nodes, api: None, fronts: None, members: Vec::new() };
+    let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(ACCOUNTS)));
+    let scene = Scene {
+        network: Arc::new(tokio::sync::Mutex::new(network)),
+        meter: Arc::default(),
+        links,
+        tracker: Arc::new(Mutex::new(tracker)),
+        http: Http::default(),
+        api: None,
+        lanes: None,
+        clock: StormClock::starting_in(Duration::ZERO),
+        patience: PATIENCE,
+    };
+    (scene, keepers)
+}
+
 #[tokio::test]
 async fn a_node_is_back_only_when_it_is_near_the_head_that_is_told_after_its_own_answer() {
     let root = tempfile::tempdir().unwrap();
@@ -318,32 +347,40 @@ async fn a_node_is_back_only_when_it_is_near_the_head_that_is_told_after_its_own
         let height = move || if heard.load(Relaxed) == 0 { 5 } else { 7 };
         node(&prepared.clone(), 1, Arc::new(move |_, _| active_at(&prepared, 1, height())))
     };
-    let plan = prepared.plan();
-    let endpoint = link::dialler(&plan.role_key(KeyOf::Submitter), prepared.genesis_id, Role::Client).unwrap();
-    let nodes = [&other, &target].map(|node| node.address.clone());
-    let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), endpoint.clone())).collect();
-    let mut keepers = JoinSet::new();
-    links.iter().for_each(|link| drop(keepers.spawn(Arc::clone(link).keep_up())));
-    while !links.iter().all(|link| link.is_up()) {
-        tokio::task::yield_now().await;
-    }
-    let (directory, genesis_file) = (root.path().to_path_buf(), root.path().join("genesis.toml"));
-    let network = Network { directory, genesis_file, nodes: nodes.to_vec(), api: None, members: Vec::new() };
-    let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(ACCOUNTS)));
-    let scene = Scene {
-        network: Arc::new(tokio::sync::Mutex::new(network)),
-        meter: Arc::default(),
-        links,
-        tracker: Arc::new(Mutex::new(tracker)),
-        http: Http::default(),
-        api: None,
-        clock: StormClock::starting_in(Duration::ZERO),
-        patience: PATIENCE,
-    };
-    let fault = Fault { kind: FaultKind::Pause, targets: vec![target.address.name.clone()], at_s: 0, duration_s: 0 };
+    let (scene, _keepers) = scene(root.path(), &prepared, &[&other, &target]).await;
+    let fault = Fault::of_processes(FaultKind::Pause, vec![target.address.name.clone()], 0, 0);
     let faults = Faults::start(&scene, &[fault]);
     let (records, failures) = faults.end(tokio::time::Instant::now() + PATIENCE).await.unwrap();
     assert_eq!(failures, Vec::<String>::new());
     assert!(records[0].resync_s.is_some());
     assert!(target.heard.load(Relaxed) >= 3, "it was taken for back while it was two blocks behind");
+}
+
+/// As [`active_at`], at a block of one branch or another.
+fn active_on(prepared: &Prepared, place: u16, branch: u8) -> Option<Reply> {
+    let Some(Reply::Node(info)) = active_at(prepared, place, 5) else { unreachable!("it tells of itself") };
+    Some(Reply::Node(NodeInfo { head: BlockId([branch; 32]), ..info }))
+}
+
+#[tokio::test]
+async fn a_partition_is_over_only_when_all_nodes_stand_at_one_block_and_not_merely_as_high() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = Arc::new(prepared(root.path()));
+    let on = |place, script: fn(usize) -> u8| {
+        let prepared = Arc::clone(&prepared);
+        node(&prepared.clone(), place, Arc::new(move |nth, _| active_on(&prepared, place, script(nth))))
+    };
+    // The second leaves its branch at its third answer.
+    let (first, second) = (on(0, |_| 1), on(1, |nth| if nth < 2 { 2 } else { 1 }));
+    let (mut scene, _keepers) = scene(root.path(), &prepared, &[&first, &second]).await;
+    let relay =
+        Relay::start(Fronts::bind(&scene.links.iter().map(|link| link.node.quic).collect::<Vec<_>>()).unwrap(), 1);
+    scene.lanes = Some(relay.unwrap().lanes());
+    let mut fault = Fault::of_processes(FaultKind::Partition, Vec::new(), 0, 0);
+    fault.groups = scene.links.iter().map(|link| vec![link.node.name.clone()]).collect();
+    let faults = Faults::start(&scene, &[fault]);
+    let (records, failures) = faults.end(tokio::time::Instant::now() + PATIENCE).await.unwrap();
+    assert_eq!(failures, Vec::<String>::new());
+    assert!(records[0].undone && records[0].resync_s.is_some() && records[0].struck.is_some());
+    assert!(second.heard.load(Relaxed) >= 3, "it was taken for back on another branch");
 }

@@ -20,6 +20,7 @@ impl Scenario {
             self.check_fault(number)?;
         }
         self.check_overlap()?;
+        self.check_ways_apart()?;
         self.check_thresholds()?;
         in_range("timeouts.run_s", self.timeouts.run_s, 1, 86_400)?;
         in_range("timeouts.start_s", self.timeouts.start_s, 1, self.timeouts.run_s)?;
@@ -90,7 +91,9 @@ impl Scenario {
         let field = |name: &str| format!("faults[{number}].{name}");
         let mut known = self.node_names();
         known.extend(self.network.api_server.then(|| API_SERVER.to_string()));
-        require(!fault.targets.is_empty(), &field("targets"), "empty", "name at least one process")?;
+        self.check_network_fault(number)?;
+        let named = !fault.targets.is_empty() || fault.rule().is_some();
+        require(named, &field("targets"), "empty", "name at least one process")?;
         for (place, target) in fault.targets.iter().enumerate() {
             let expected = format!("known are {}", known.join(", "));
             require(known.contains(target), &field("targets"), target, expected)?;
@@ -113,9 +116,8 @@ impl Scenario {
     fn check_overlap(&self) -> Result<(), ScenarioError> {
         for (number, fault) in self.faults.iter().enumerate() {
             for other in &self.faults[..number] {
-                let apart = fault.at_s >= other.end_s() || other.at_s >= fault.end_s();
                 let shared = fault.targets.iter().find(|target| other.targets.contains(target));
-                if let (false, Some(target)) = (apart, shared) {
+                if let (true, Some(target)) = (fault.overlaps(other), shared) {
                     let expected = "a process is in one fault at a time";
                     require(false, &format!("faults[{number}].targets"), target, expected)?;
                 }
@@ -154,7 +156,7 @@ fn least_start_ms(slots: u64, block_interval_ms: u64) -> u64 {
     (slots + 2) * block_interval_ms
 }
 
-fn require(
+pub(super) fn require(
     holds: bool,
     field: &str,
     found: impl fmt::Display,
@@ -168,6 +170,6 @@ fn require(
     }
 }
 
-fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<(), ScenarioError> {
+pub(super) fn in_range(field: &str, found: u64, least: u64, most: u64) -> Result<(), ScenarioError> {
     require((least..=most).contains(&found), field, found, format!("it lies from {least} to {most}"))
 }
