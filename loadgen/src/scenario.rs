@@ -536,6 +536,6 @@ mod tests {
             assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
             found += 1;
         }
-        assert!(found >= 9, "only {found} scenarios");
+        assert!(found >= 11, "only {found} scenarios");
     }
 }
