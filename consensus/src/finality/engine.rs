@@ -224,15 +224,15 @@ impl Engine {
     /// If a decision was begun before.
     pub fn recover(&mut self, now: Millis, decision: u64, log: &[LogEntry]) -> Result<Vec<Output>, EngineFailure> {
         assert!(self.decision() == 0 && decision > 0, "recovery comes first");
-        self.recall(decision, log);
+        log.iter().for_each(|entry| self.remember(entry));
         self.begin(decision);
-        let inputs: Vec<Input<Zeni>> = log.iter().map(their_entry).collect();
+        let inputs: Vec<Input<Zeni>> = log.iter().filter_map(their_entry).collect();
         self.state.index_wal_entries(&inputs);
         let (validators, policy) = (self.validators.clone(), VoteExtensionPolicy::default());
         let mut replayed = Vec::new();
         let restart = Input::StartHeight(Decision(decision), validators, true, None, policy);
         self.pass(now, restart, true, &mut replayed)?;
-        for (entry, input) in log.iter().zip(inputs) {
+        for entry in log {
             match entry {
                 LogEntry::Proposal(signed) => self.await_verdict(*signed),
                 LogEntry::Verdict { block, valid, .. } => {
@@ -240,7 +240,7 @@ impl Engine {
                 }
                 _ => {}
             }
-            if self.running {
+            if let Some(input) = their_entry(entry).filter(|_| self.running) {
                 self.pass(now, input, true, &mut replayed)?;
             }
         }
@@ -253,19 +253,17 @@ impl Engine {
         Ok(out)
     }
 
-    /// The log may know of a signature that the guard's own record had not been told of when the process died.
-    fn recall(&mut self, decision: u64, log: &[LogEntry]) {
+    /// Raises the guard by an entry of the log, which may know of a signature that the guard's own record had not been told
+    /// of when the process died.
+    pub fn remember(&mut self, entry: &LogEntry) {
         let me = self.voter.me;
-        let own = log.iter().filter_map(|entry| match entry {
-            LogEntry::Vote(signed) if signed.voter == me => Some(self.voter.vote_place(signed)),
-            LogEntry::Proposal(signed) if signed.proposer == me => Some(self.voter.proposal_place(signed)),
-            _ => None,
-        });
-        let own: Vec<Signed> = own.filter(|signed| signed.decision == decision).collect();
-        for signed in own {
-            // One that is not above the guard's is known to it.
-            let _ = self.voter.guard.allow(signed);
-        }
+        let own = match entry {
+            LogEntry::Vote(signed) if signed.voter == me => self.voter.vote_place(signed),
+            LogEntry::Proposal(signed) if signed.proposer == me => self.voter.proposal_place(signed),
+            _ => return,
+        };
+        // One that is not above the guard's is known to it.
+        let _ = self.voter.guard.allow(own);
     }
 
     /// Of what a replay says, only what still has a meaning: nothing is logged again, and a proposal is asked for only in
