@@ -173,6 +173,9 @@ impl Chain {
     pub fn make_final(&mut self, block: FinalBlock) {
         assert!(self.descends_from_root(&block.id), "what is final stays final");
         self.root = block;
+        if !self.mutation.is(Mutant::IgnoreFinality) && self.tree.is_canonical(&block.id) {
+            self.tree.drop_beside(self.checkpoint, &block.id);
+        }
     }
 
     /// Whether a canonical block lists this batch.

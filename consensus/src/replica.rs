@@ -180,14 +180,6 @@ impl Replica {
         self.seen.range(range).map(|((_, proposer), _)| *proposer)
     }
 
-    /// Whether nothing on top of this block can ever be chosen.
-    fn is_beside_final(&self, id: &BlockId) -> bool {
-        let tree = self.chain.tree();
-        let root = self.chain.root();
-        let beside = !tree.descends(id, &root.id) && !tree.descends(&root.id, id);
-        beside && !self.mutation.is(Mutant::IgnoreFinality)
-    }
-
     /// Puts a checked block into the tree, and the orphans that waited for it.
     fn place(
         &mut self,
@@ -200,6 +192,12 @@ impl Replica {
         let mut ready = vec![(id, block, from)];
         while let Some((id, block, from)) = ready.pop() {
             let parent = block.header.parent;
+            // What is not above the last final block, and not below it, is beside it. (While a decision's block is missing,
+            // what comes may lead there, and show that two decisions contradict each other.)
+            let settled = self.finality.pending.is_none() && !self.mutation.is(Mutant::IgnoreFinality);
+            if settled && block.header.height <= self.chain.root().height {
+                continue;
+            }
             let has_room = self.make_room_for(&parent);
             if !self.chain.tree().contains(&parent) {
                 self.adopt_orphan(now, from, id, block, out);
@@ -209,9 +207,8 @@ impl Replica {
                 report(from, "too many side blocks", out);
                 continue;
             }
-            // Whoever sent it has not heard what is final, and is told when it says where it stands. (While a decision's
-            // block is missing it may lead there, and show that two decisions contradict each other.)
-            if self.finality.pending.is_none() && self.is_beside_final(&parent) {
+            // Whoever sent it has not heard what is final, and is told when it says where it stands.
+            if settled && !self.chain.descends_from_root(&parent) {
                 continue;
             }
             match self.chain.insert(id, block, &self.batches) {
@@ -445,9 +442,10 @@ impl Replica {
             return Err(HaltReason::FalseFinality { decision: certificate.decision, block: block.id });
         }
         self.chain.make_final(block);
-        if !self.chain.descends_from_root(&self.tip) {
-            self.tip = block.id;
-            self.resume = None;
+        let tree = self.chain.tree();
+        self.resume = self.resume.filter(|id| tree.contains(id));
+        if !tree.descends(&self.tip, &block.id) {
+            (self.tip, self.resume) = (block.id, None);
         }
         self.finality.last = Some(certificate);
         self.changed = true;

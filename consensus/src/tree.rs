@@ -302,8 +302,21 @@ impl Tree {
                 dropped.push((*side_height, *id));
             }
         }
+        self.drop_side(&dropped);
+    }
+
+    /// Drops side blocks that do not stand on `root`, and will never be chosen; `anchor` and what it builds on stay.
+    pub fn drop_beside(&mut self, anchor: BlockId, root: &BlockId) {
+        let mut kept: HashSet<BlockId> = self.branch_to(anchor).into_iter().collect();
+        kept.extend(self.branch_to(*root));
+        let beside = |id: &BlockId| !kept.contains(id) && !self.descends(id, root);
+        let dropped: Vec<(u64, BlockId)> = self.side.keys().filter(|(_, id)| beside(id)).copied().collect();
+        self.drop_side(&dropped);
+    }
+
+    fn drop_side(&mut self, dropped: &[(u64, BlockId)]) {
         for key in dropped {
-            self.side.remove(&key);
+            self.side.remove(key);
             self.nodes.remove(&key.1);
         }
         let nodes = &self.nodes;

@@ -329,7 +329,8 @@ impl Simulation {
         let forgot = self.checker.forgetful().map(stake).sum();
         let lost = genesis.fault_model.is_quorum(forgot, genesis.total_stake());
         // A certificate may be all that is left of a final block.
-        let stuck = matches!(violation, Violation::Apart { .. } | Violation::NotFinal { .. });
+        let stuck =
+            matches!(violation, Violation::Apart { .. } | Violation::NotFinal { .. } | Violation::NotActive { .. });
         (conflict || stuck) && lost || conflict && twins > 0 && !allowed
     }
 

@@ -420,7 +420,8 @@ impl Engine {
             input: input, state: state, metrics: &(),
             with: effect => Ok::<_, Infallible>(pass.carry_out(effect))
         );
-        let Pass { proposals, decided, refused, .. } = pass;
+        let Pass { proposals, decided, refused, out, .. } = pass;
+        prove_again(&self.state, out);
         proposals.into_iter().for_each(|signed| self.await_verdict(signed));
         if let Some(refused) = refused {
             return Err(refused.into());
@@ -433,6 +434,30 @@ impl Engine {
             self.timers.clear();
         }
         Ok(())
+    }
+}
+
+/// Whoever proposes a block again, because a quorum prevoted for it in an earlier round, sends those prevotes along. The
+/// others vote for it only if they have seen them, and nobody else repeats them: without that, validators that precommitted
+/// then wait for the others for ever.
+fn prove_again(state: &State<Zeni>, out: &mut Vec<Output>) {
+    let polka = |output: &Output| match output {
+        Output::Send(FinalityMessage::Proposal(SignedProposal { proposal, .. })) => {
+            let round = Round::new(proposal.valid_round?);
+            state.driver.polka_certificate(round, &Value(proposal.block)).map(our_polka)
+        }
+        _ => None,
+    };
+    let mut place = 0;
+    while place < out.len() {
+        let is_sent = |polka: &FinalityMessage| {
+            out[..place].iter().any(|sent| matches!(sent, Output::Send(message) if message == polka))
+        };
+        if let Some(polka) = polka(&out[place]).map(FinalityMessage::Polka).filter(|polka| !is_sent(polka)) {
+            out.insert(place, Output::Send(polka));
+            place += 1;
+        }
+        place += 1;
     }
 }
 
