@@ -163,8 +163,7 @@ impl Tracker {
             | Message::Pool(_)
             | Message::FetchBlocks { .. }
             | Message::FetchAncestors { .. }
-            | Message::FetchBatches(_)
-            | Message::Finality(_) => Vec::new(),
+            | Message::FetchBatches(_) => Vec::new(),
         }
     }
 
@@ -518,8 +517,6 @@ mod tests {
             slot: 9,
             weight: 3,
             pool: 0,
-            decision: 0,
-            last_final: zeni_ledger::FinalBlock { id: scene.genesis.block_id(), height: 0 },
         };
         assert!(asks_for_blocks(&scene.tracker.on_message(Message::Status(status), Tick(1))));
         assert_eq!(scene.tracker.best_height(), 9);

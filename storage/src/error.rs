@@ -75,10 +75,6 @@ pub enum Subject {
     Batch(BatchDigest),
     Block(BlockId),
     Undo(BlockId),
-    /// What made this block final.
-    Certificate(BlockId),
-    /// An entry of the finality engine's log.
-    Finality,
     /// The record's own frame does not say; the blocks that list absent digests do.
     Unknown,
 }
@@ -128,8 +124,6 @@ impl std::fmt::Display for Damage {
             Subject::Batch(digest) => write!(f, " (batch {digest})"),
             Subject::Block(id) => write!(f, " (block {id})"),
             Subject::Undo(id) => write!(f, " (undo record of block {id})"),
-            Subject::Certificate(id) => write!(f, " (commit certificate of block {id})"),
-            Subject::Finality => write!(f, " (log of the finality engine)"),
             Subject::Unknown => Ok(()),
         }
     }
