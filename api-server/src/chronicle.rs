@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use zeni_consensus::{Applied, Archive, ArchiveError, ChainChange};
-use zeni_ledger::{Block, BlockId, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId};
+use zeni_ledger::{Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId};
 use zeni_storage::index::{Index, IndexError, IndexedBlock, Location};
 
 /// Read access to the log from any thread.
@@ -25,6 +25,15 @@ pub struct Head {
     pub state_root: Option<StateRoot>,
 }
 
+/// The last final block; genesis before the first decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastFinal {
+    /// Which decision of the finality engine made it final; 0 for genesis.
+    pub decision: u64,
+    pub height: u64,
+    pub id: BlockId,
+}
+
 /// A block of the canonical chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CanonicalBlock {
@@ -32,6 +41,8 @@ pub struct CanonicalBlock {
     pub block: Arc<Block>,
     /// Blocks on top of it.
     pub depth: u64,
+    /// It can never be taken back.
+    pub is_final: bool,
 }
 
 /// Where a payment stands on the canonical chain.
@@ -45,6 +56,8 @@ pub struct Inclusion {
     pub batch: u16,
     pub position: u16,
     pub outcome: Outcome,
+    /// Its block can never be taken back.
+    pub is_final: bool,
 }
 
 /// Why the chain cannot be told.
@@ -85,6 +98,7 @@ pub struct Chronicle {
     archive: SharedArchive,
     index: Arc<Index>,
     head: watch::Sender<Head>,
+    last_final: watch::Sender<LastFinal>,
 }
 
 impl std::fmt::Debug for Chronicle {
@@ -98,7 +112,9 @@ impl Chronicle {
     pub fn new(genesis: Arc<Genesis>, archive: SharedArchive, index: Arc<Index>) -> Result<Self, ChronicleError> {
         let genesis_id = genesis.id();
         let start = Head { height: 0, id: genesis.block_id(), slot: 0, state_root: None };
-        let chronicle = Self { genesis, genesis_id, archive, index, head: watch::Sender::new(start) };
+        let head = watch::Sender::new(start);
+        let last_final = watch::Sender::new(LastFinal { decision: 0, height: 0, id: start.id });
+        let chronicle = Self { genesis, genesis_id, archive, index, head, last_final };
         chronicle.announce()?;
         Ok(chronicle)
     }
@@ -122,6 +138,33 @@ impl Chronicle {
     /// Wakes whenever the head changes.
     pub fn watch(&self) -> watch::Receiver<Head> {
         self.head.subscribe()
+    }
+
+    /// The last final block that is executed here.
+    pub fn last_final(&self) -> LastFinal {
+        *self.last_final.borrow()
+    }
+
+    /// Wakes whenever something more is final.
+    pub fn watch_final(&self) -> watch::Receiver<LastFinal> {
+        self.last_final.subscribe()
+    }
+
+    /// Takes in a decision whose certificate was checked and is on disk, and whose block is executed here.
+    pub fn publish_final(&self, certificate: &CommitCertificate) {
+        let CommitCertificate { decision, block, .. } = certificate;
+        let found = LastFinal { decision: *decision, height: block.height, id: block.id };
+        self.last_final.send_if_modified(|current| {
+            let later = current.decision < found.decision;
+            if later {
+                *current = found;
+            }
+            later
+        });
+    }
+
+    fn is_final(&self, height: u64) -> bool {
+        height <= self.last_final().height
     }
 
     /// Takes in a change of the canonical chain that is on disk. What the index knows from before a restart is told
@@ -199,7 +242,7 @@ impl Chronicle {
         }
         let Some(id) = self.index.block_at(height)? else { return Ok(None) };
         let depth = self.index.head().0.saturating_sub(height);
-        Ok(Some(CanonicalBlock { id, block: self.stored_block(id)?, depth }))
+        Ok(Some(CanonicalBlock { id, block: self.stored_block(id)?, depth, is_final: self.is_final(height) }))
     }
 
     /// The id of the canonical block at `height`, genesis included.
@@ -225,6 +268,7 @@ impl Chronicle {
             batch: location.batch,
             position: location.position,
             outcome: location.outcome,
+            is_final: found.is_final,
         }))
     }
 

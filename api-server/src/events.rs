@@ -1,4 +1,4 @@
-//! The event stream: every block in order, and every reorganisation between them.
+//! The event stream: every block in order, every reorganisation between them, and how far the chain is final.
 //!
 //! A reader is a cursor on the chain and nothing more. Whenever the head moves, the cursor walks: back while its block
 //! is no longer canonical (one `reorg` event), then forward block by block. So a slow, a resumed and a live reader see
@@ -6,7 +6,7 @@
 
 use zeni_ledger::BlockId;
 
-use crate::chronicle::{CanonicalBlock, Chronicle, ChronicleError};
+use crate::chronicle::{CanonicalBlock, Chronicle, ChronicleError, LastFinal};
 
 /// Events that one look gives, at most; the reader looks again.
 pub const EVENTS_MAX: usize = 64;
@@ -30,9 +30,16 @@ pub enum ChainEvent {
         /// From the former head down, as far as the reader's place is known.
         undone: Vec<BlockId>,
     },
+    /// A block that the reader was told of, and everything below it, can never be taken back.
+    Final {
+        last_final: LastFinal,
+        /// Where the reader stands: it comes back to that.
+        told: Cursor,
+    },
 }
 
-/// `Last-Event-ID`: height, index within that height (0 is the block, 1 a reorganisation to it), and the block's id,
+/// `Last-Event-ID`: height, index within that height (0 is the block, 1 a reorganisation to it, 2 that something became
+/// final while it was the last one told), and the block's id,
 /// with colons between. The id tells a reader who comes back whether its block was replaced meanwhile; whole, because a
 /// block that is no longer canonical is found by its whole id alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +78,7 @@ impl ChainEvent {
         match self {
             Self::Block(found) => EventId { height: found.block.header.height, index: 0, block: Some(found.id) },
             Self::Reorg { height, id, .. } => EventId { height: *height, index: 1, block: Some(*id) },
+            Self::Final { told, .. } => EventId { height: told.height, index: 2, block: Some(told.id) },
         }
     }
 }

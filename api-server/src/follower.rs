@@ -11,8 +11,8 @@ use zeni_client::follow::{FollowEvent, FollowHandle};
 use zeni_consensus::{ChainChange, Effect, Event, Follower, HaltReason, Input, Millis, Peer};
 use zeni_ledger::window::SequenceError;
 use zeni_ledger::{
-    Account, AccountId, BlockId, Genesis, GenesisId, PublicKey, Sequence, State, StateRoot, ValidatorIndex,
-    VerifiedBatch,
+    Account, AccountId, BlockId, CommitCertificate, Genesis, GenesisId, PublicKey, Sequence, State, StateRoot,
+    ValidatorIndex, VerifiedBatch,
 };
 use zeni_storage::{DiskFiles, StorageError, Store, Syncer};
 
@@ -160,6 +160,8 @@ struct Following {
     followed: Option<(usize, ValidatorIndex)>,
     /// Changes of the chain that are not told yet.
     changes: Vec<Arc<ChainChange>>,
+    /// The last decision, to be told after them.
+    decided: Option<CommitCertificate>,
     wake: Instant,
     next_checkpoint: Instant,
 }
@@ -180,6 +182,7 @@ impl Following {
             genesis_id: around.genesis.id(),
             followed: None,
             changes: Vec::new(),
+            decided: None,
             wake: now,
             next_checkpoint: now + around.checkpoint_interval,
             around,
@@ -274,6 +277,7 @@ impl Following {
                     self.wake = Instant::now() + Duration::from_millis(at.since(unix_now()));
                 }
                 Effect::Event(Event::Chain(change)) => self.changes.push(change),
+                Effect::Event(Event::Final(certificate)) => self.decided = Some(certificate),
                 Effect::Event(event) => observe(&event),
                 Effect::Halt(reason) => return Err(FollowerFailure::Halted(reason)),
                 // A follower has no vote and no followers of its own.
@@ -297,12 +301,17 @@ impl Following {
 
     /// Has the log on disk, then tells of the changes.
     fn tell(&mut self) -> Result<(), FollowerFailure> {
-        if !self.changes.is_empty() {
+        if !self.changes.is_empty() || self.decided.is_some() {
             self.syncer.sync()?;
             for change in std::mem::take(&mut self.changes) {
                 self.chronicle.publish(&change)?;
                 count(&change);
             }
+        }
+        if let Some(certificate) = self.decided.take() {
+            self.chronicle.publish_final(&certificate);
+            metrics::gauge!("zeni_api_final_height").set(certificate.block.height as f64);
+            tracing::info!(decision = certificate.decision, height = certificate.block.height, "final");
         }
         let ((head, height), told) = (self.follower.head(), self.follower.best_height());
         self.around.progress.advance(height, told);

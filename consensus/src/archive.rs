@@ -2,13 +2,22 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{Account, BatchDigest, Block, BlockId, Undo, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{Account, BatchDigest, Block, BlockId, CommitCertificate, Undo, ValidatorIndex, VerifiedBatch};
+
+use crate::finality::{Guard, LogEntry};
 
 /// One record of the log, the truth from which everything else can be rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     Batch(VerifiedBatch),
     Block(Arc<Block>),
+    /// A decision of the finality engine, reached here or learnt from another.
+    Certificate(CommitCertificate),
+    /// What the finality engine must find again after a crash, and the decision that it belongs to.
+    Finality {
+        decision: u64,
+        entry: LogEntry,
+    },
 }
 
 /// What a validator must never forget, in its own small file that no backup restores.
@@ -16,6 +25,11 @@ pub enum Record {
 pub struct SafetyRecord {
     /// The highest slot for which it signed a block (or, re-admitted, can have signed one). It signs only above.
     pub last_signed_slot: u64,
+    /// What it signed last for the finality engine.
+    pub guard: Guard,
+    /// It forgot what it signed for the finality engine: it lost this record and was re-admitted, or its log lost something.
+    /// So it votes only after it heard every validator, and knows every decision that they know.
+    pub readmitted: bool,
 }
 
 /// What recovery tells of a stored batch without reading its payments again.

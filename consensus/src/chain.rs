@@ -1,7 +1,8 @@
 //! The chain: the tree of blocks, the state at its canonical head, and the way from one head to another.
 //!
-//! Fork choice follows the heaviest chain of blocks that are fully fetched and executed here (ties: the lower id). A
-//! branch that claims more weight is tried: undo to the common ancestor, execute, and if a block does not give its
+//! Fork choice begins at the last final block: a chain that does not hold it does not count. From there it follows the
+//! heaviest chain of blocks that are fully fetched and executed here (ties: the lower id). A branch that claims more
+//! weight is tried: undo to the common ancestor, execute, and if a block does not give its
 //! roots, it and all above it are invalid and the choice is made anew.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,7 +10,9 @@ use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::execute::{Executed, execute, undo};
-use zeni_ledger::{Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, Genesis, GenesisId, State};
+use zeni_ledger::{
+    Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, State,
+};
 use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, CheckpointDelta};
@@ -89,6 +92,8 @@ pub struct Chain {
     listed_by_slot: BTreeMap<u64, Vec<BatchDigest>>,
     undos: BTreeMap<u64, (BlockId, Arc<Undo>)>,
     checkpoint: BlockId,
+    /// The last final block: nothing else is chosen than what stands on it.
+    root: FinalBlock,
     early: EarlyBatches,
     /// Batches of blocks adopted since the last [`Self::release_executed`].
     executed_batches: Vec<BatchDigest>,
@@ -109,6 +114,7 @@ impl Chain {
             listed_by_slot: BTreeMap::new(),
             undos: BTreeMap::new(),
             checkpoint: root,
+            root: FinalBlock { id: root, height: 0 },
             early: EarlyBatches::default(),
             executed_batches: Vec::new(),
             step_payments_max,
@@ -143,6 +149,33 @@ impl Chain {
 
     pub fn head_node(&self) -> &Node {
         self.tree.head_node()
+    }
+
+    /// The last final block.
+    pub fn root(&self) -> FinalBlock {
+        self.root
+    }
+
+    /// Whether the last final block is canonical, so that it was executed here.
+    pub fn stands_on_root(&self) -> bool {
+        self.tree.is_canonical(&self.root.id)
+    }
+
+    /// Whether a known block is the last final one or stands on it.
+    pub fn descends_from_root(&self, id: &BlockId) -> bool {
+        self.tree.descends(id, &self.root.id)
+    }
+
+    /// Makes a known block final. The next [`Self::advance`] goes there, however heavy the present chain is.
+    ///
+    /// # Panics
+    /// If it does not stand on the last final block: the caller checked.
+    pub fn make_final(&mut self, block: FinalBlock) {
+        assert!(self.descends_from_root(&block.id), "what is final stays final");
+        self.root = block;
+        if !self.mutation.is(Mutant::IgnoreFinality) && self.tree.is_canonical(&block.id) {
+            self.tree.drop_beside(self.checkpoint, &block.id);
+        }
     }
 
     /// Whether a canonical block lists this batch.
@@ -192,7 +225,7 @@ impl Chain {
 
     /// Drops side blocks that can never matter. The checkpoint's block stays: the next one starts from it.
     pub fn prune(&mut self) {
-        self.tree.prune(self.checkpoint);
+        self.tree.prune(self.checkpoint, &self.root.id);
     }
 
     /// Notes that a batch is stored now. True if a block has all its batches with it.
@@ -245,14 +278,18 @@ impl Chain {
     }
 
     fn better_head(&self) -> Option<BlockId> {
-        let goal = self.tree.better_head()?;
-        let heavier = self.tree.expect(&goal).weight > self.head_node().weight;
+        let unrooted = self.genesis.block_id();
+        let root = if self.mutation.is(Mutant::IgnoreFinality) { &unrooted } else { &self.root.id };
+        let goal = self.tree.better_head(root)?;
+        let heavier = self.tree.expect(&goal).weight > self.head_node().weight || !self.tree.is_canonical(root);
         (heavier || !self.mutation.is(Mutant::FirstSeenWins)).then_some(goal)
     }
 
     /// Takes the head back. Returns what it cost, in accounts.
     fn retreat(&mut self, change: &mut ChainChange, archive: &dyn Archive) -> Result<u64, HaltReason> {
         let id = self.head();
+        let is_final = id == self.root.id && !self.mutation.is(Mutant::IgnoreFinality);
+        assert!(!is_final, "a final block is never taken back");
         let record = self.undo_record(&id, archive)?;
         if !self.mutation.is(Mutant::SkipUndo) {
             if self.mutation.is(Mutant::UndoTooShort) {
@@ -548,10 +585,12 @@ impl Chain {
         path
     }
 
-    /// Whether a block is known and there is nothing left to do about it: canonical, lighter than the head, or false.
+    /// Whether a block is known and there is nothing left to do about it: canonical, lighter than the head, false, or
+    /// beside what is final.
     pub fn is_settled(&self, id: &BlockId) -> bool {
         self.tree.node(id).is_some_and(|node| {
-            self.tree.is_canonical(id) || node.validity == Validity::Invalid || node.weight <= self.head_node().weight
+            let light = || node.weight <= self.head_node().weight || !self.descends_from_root(id);
+            self.tree.is_canonical(id) || node.validity == Validity::Invalid || light()
         })
     }
 }

@@ -3,18 +3,22 @@
 //! Every step ends alike: cut the forming batch if it is due, follow fork choice, change mode, propose if it is this
 //! validator's turn, say hello, ask for what is missing, and name the next wake-up.
 
+mod finality;
 mod gossip;
 mod propose;
 mod submit;
 
 use std::sync::Arc;
 
-use zeni_ledger::{BatchDigest, Block, BlockId, Genesis, State, TransactionId, ValidatorIndex};
+use zeni_ledger::{
+    BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, State, TransactionId, ValidatorIndex,
+};
 
 use crate::archive::{Archive, BatchMeta, CheckpointDelta, SafetyRecord};
 use crate::batches::{BatchIndex, ValidatorSet};
 use crate::chain::{Chain, ChainChange};
 use crate::effect::{Effect, Event, HaltReason};
+use crate::finality::{EngineConfig, Guard, LogEntry};
 use crate::input::Input;
 use crate::message::{Mode, Status};
 use crate::mutation::{Mutant, Mutation};
@@ -23,6 +27,7 @@ use crate::pool::{Pool, Waiting};
 use crate::replica::Replica;
 use crate::time::Millis;
 
+use finality::{Ballot, TIMEOUTS};
 use submit::Forming;
 
 /// What one process of a validator is told at its start.
@@ -54,6 +59,12 @@ pub struct Recovered {
     pub blocks: Vec<Arc<Block>>,
     /// Every stored batch, in the order of storing.
     pub batches: Vec<BatchMeta>,
+    /// Stored certificates, by rising decision.
+    pub certificates: Vec<CommitCertificate>,
+    /// What the finality engine logged for decisions behind the last certificate, in the order of storing.
+    pub finality: Vec<(u64, LogEntry)>,
+    /// Records of the log were lost, so that of what the finality engine logged some may be missing.
+    pub damaged: bool,
     /// `None` if it is lost: then the node only follows.
     pub safety: Option<SafetyRecord>,
 }
@@ -65,6 +76,7 @@ pub struct Core {
     genesis: Arc<Genesis>,
     replica: Replica,
     pool: Pool,
+    ballot: Ballot,
     forming: Forming,
     batch_number: u64,
     mode: Mode,
@@ -120,12 +132,28 @@ impl Core {
         let signed = own_slots(&recovered.blocks, config.me).max().unwrap_or(0);
         let safety = recovered.safety.map(|safety| SafetyRecord {
             last_signed_slot: if mutation.is(Mutant::SignTwice) { 0 } else { safety.last_signed_slot.max(signed) },
+            ..safety
         });
         let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.step_payments_max);
         chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let mode = if safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
+        let mut replica = Replica::new(chain, batches, Some(config.me), mutation);
+        replica.restore_finality(recovered.certificates)?;
+        let forgets = mutation.is(Mutant::ForgetVotes);
+        let guard = safety.filter(|_| !forgets).map_or(Guard::default(), |safety| safety.guard);
+        let voter =
+            EngineConfig { me: config.me, key: config.key.clone(), genesis: genesis.clone(), timeouts: TIMEOUTS };
+        let log = if forgets { Vec::new() } else { recovered.finality };
+        let (ballot, remembers) = Ballot::new(voter, guard, log, replica.newest_decision());
+        let forgot = (!remembers || recovered.damaged) && !forgets;
+        let safety = safety.map(|safety| SafetyRecord {
+            guard: ballot.guard(),
+            readmitted: safety.readmitted || forgot,
+            ..safety
+        });
         let core = Self {
-            replica: Replica::new(chain, batches, Some(config.me), mutation),
+            replica,
+            ballot,
             config,
             genesis,
             pool: Pool::default(),
@@ -145,7 +173,9 @@ impl Core {
             behind_since: None,
             mutation,
         };
-        Ok((core, vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)]))
+        let mut first = vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)];
+        first.extend(core.safety.filter(|safety| safety.readmitted).map(Effect::Safety));
+        Ok((core, first))
     }
 
     /// Takes one input at time `now` and says what is to be done. Time that runs backwards is taken as standing still.
@@ -190,6 +220,7 @@ impl Core {
         }
         self.change_mode(now, out);
         self.propose_if_due(now, archive, out)?;
+        self.drive_finality(now, out)?;
         self.replica.drive(now, out);
         self.say_hello(now, out);
         out.push(Effect::WakeAt(self.next_wake(now)));
@@ -304,6 +335,7 @@ impl Core {
             self.next_turn(now),
             self.replica.next_wake(),
             Some(self.next_pool_exchange),
+            self.next_finality(now),
         ];
         candidates.into_iter().flatten().min().expect("there is always a next status").max(now + 1)
     }
@@ -336,7 +368,14 @@ impl Core {
             slot: head.slot,
             weight: head.weight,
             pool: self.pool.len() as u32,
+            decision: self.replica.decision(),
+            last_final: self.replica.chain.root(),
         }
+    }
+
+    /// The last final block; genesis before the first decision.
+    pub fn last_final(&self) -> FinalBlock {
+        self.replica.chain.root()
     }
 
     /// Whether stored blocks wait to be executed, so that the head is not yet what fork choice will make it.

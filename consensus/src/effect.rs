@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{BatchDigest, BlockId, Undo, ValidatorIndex};
+use zeni_ledger::{BatchDigest, BlockId, CommitCertificate, Undo, ValidatorIndex};
 
 use crate::archive::{Record, SafetyRecord};
 use crate::chain::ChainChange;
+use crate::finality::DoubleSigning;
+use crate::finality::guard::SignsTwice;
 use crate::input::{Peer, RequestId};
 use crate::message::{Message, Mode};
 use crate::submission::Verdict;
@@ -67,6 +69,13 @@ pub enum Event {
         first: BlockId,
         second: BlockId,
     },
+    /// A block and everything below it can never be taken back. It is canonical here.
+    Final(CommitCertificate),
+    /// The finality engine would have signed twice, because its log lost something: it votes again once every validator was
+    /// heard.
+    VotesForgotten(SignsTwice),
+    /// A validator signed twice in one round of the finality engine.
+    DoubleSigning(Box<DoubleSigning>),
     /// A block whose execution does not give the roots in its header.
     InvalidBlock {
         block: BlockId,
@@ -80,6 +89,18 @@ pub enum HaltReason {
     /// Another live node signs with this node's key.
     #[error("another node runs with this node's key (its boot id is {boot:#x}); stop one of the two")]
     TwinFound { boot: u64 },
+    /// Quorums made two blocks final of which neither descends from the other: more validators sign twice than the fault
+    /// model of this ledger allows for.
+    #[error(
+        "decision {decision} made block {block} at height {height} final, and it does not descend from the final block {before} at height {before_height}; validators signed both: stop all nodes and find out who"
+    )]
+    ConflictingFinality { decision: u64, block: BlockId, height: u64, before: BlockId, before_height: u64 },
+    /// A quorum made a block final that is false here.
+    #[error("decision {decision} made block {block} final, whose execution here does not give its roots")]
+    FalseFinality { decision: u64, block: BlockId },
+    /// The finality engine cannot go on without breaking its promise.
+    #[error("{0}")]
+    Finality(String),
     /// What the archive must hold is not there or not readable.
     #[error("the archive failed: {0}")]
     Archive(String),

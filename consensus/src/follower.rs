@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{BlockId, Genesis, State};
+use zeni_ledger::{BlockId, FinalBlock, Genesis, State};
 
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
 use crate::chain::{Chain, STEP_PAYMENTS_MAX};
 use crate::core::Recovered;
 use crate::effect::{Effect, HaltReason};
+use crate::finality::FinalityMessage;
 use crate::input::{Input, Peer};
 use crate::message::Message;
 use crate::mutation::Mutation;
@@ -46,7 +47,8 @@ impl Follower {
         }
         let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), STEP_PAYMENTS_MAX);
         chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
-        let replica = Replica::new(chain, batches, None, Mutation::none());
+        let mut replica = Replica::new(chain, batches, None, Mutation::none());
+        replica.restore_finality(recovered.certificates)?;
         Ok((Self { replica, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
     }
 
@@ -88,6 +90,11 @@ impl Follower {
                     Some(Message::Batch(batch)) => {
                         self.replica.store_batch(now, batch, out);
                     }
+                    Some(Message::Finality(message)) => {
+                        if let FinalityMessage::Commit(certificate) = *message {
+                            self.replica.learn(now, Some(validator), certificate, out)?;
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -101,6 +108,7 @@ impl Follower {
         if executes {
             self.replica.advance(archive, out)?;
         }
+        self.replica.follow_finality(now, out)?;
         self.replica.drive(now, out);
         let soon = if self.replica.is_unfinished() { now } else { now + WAKE_INTERVAL_MS };
         let wake = self.replica.next_wake().map_or(soon, |wake| wake.clamp(now, soon));
@@ -126,6 +134,11 @@ impl Follower {
     /// The canonical head and its height.
     pub fn head(&self) -> (BlockId, u64) {
         (self.replica.chain.head(), self.replica.chain.head_node().height)
+    }
+
+    /// The last final block; genesis before the first decision.
+    pub fn last_final(&self) -> FinalBlock {
+        self.replica.chain.root()
     }
 
     /// The canonical block at `height`.

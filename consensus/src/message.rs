@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{BatchDigest, Block, BlockId, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{BatchDigest, Block, BlockId, FinalBlock, ValidatorIndex, VerifiedBatch};
+
+use crate::finality::FinalityMessage;
 
 /// Digests in one message, at most (128 KiB of them).
 pub const MESSAGE_DIGESTS_MAX: usize = 4_096;
@@ -49,6 +51,9 @@ pub struct Status {
     pub weight: u128,
     /// Batches in the sender's pool.
     pub pool: u32,
+    /// The last decision of the finality engine that the sender knows, 0 for none, and the block that it made final.
+    pub decision: u64,
+    pub last_final: FinalBlock,
 }
 
 /// A message between validators, or from a validator to a follower. `B` is [`VerifiedBatch`] inside the core and a
@@ -80,6 +85,8 @@ pub enum Message<B = VerifiedBatch> {
     FetchBatches(Vec<BatchDigest>),
     /// The answer where batches are not there.
     Missing(Vec<BatchDigest>),
+    /// What the finality engine says.
+    Finality(Box<FinalityMessage>),
 }
 
 impl<B> Message<B> {
@@ -96,6 +103,7 @@ impl<B> Message<B> {
             Self::Blocks(blocks) => Message::Blocks(blocks),
             Self::FetchBatches(digests) => Message::FetchBatches(digests),
             Self::Missing(digests) => Message::Missing(digests),
+            Self::Finality(message) => Message::Finality(message),
         })
     }
 }

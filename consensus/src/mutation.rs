@@ -35,10 +35,16 @@ pub enum Mutant {
     AnswerBeforeWrite,
     /// A batch is listed although a payment in it is still beyond its payer's window.
     ListEarly,
+    /// Fork choice goes by weight alone, whatever is final.
+    IgnoreFinality,
+    /// The finality engine starts anew after a crash, without its log and without its guard.
+    ForgetVotes,
+    /// Whoever is behind in finality is not sent the certificate that it missed.
+    NoCertificateForLate,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -54,6 +60,9 @@ impl Mutant {
         Self::RankUnchecked,
         Self::AnswerBeforeWrite,
         Self::ListEarly,
+        Self::IgnoreFinality,
+        Self::ForgetVotes,
+        Self::NoCertificateForLate,
     ];
 }
 

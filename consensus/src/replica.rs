@@ -4,19 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use zeni_ledger::{Block, BlockId, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{Block, BlockId, CommitCertificate, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, Record};
 use crate::batches::BatchIndex;
 use crate::chain::{Chain, ChainChange, HeaderError};
 use crate::effect::{Effect, Event, HaltReason};
+use crate::finality::FinalityMessage;
 use crate::input::Peer;
 use crate::message::{LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, Message, Status};
 use crate::mutation::{Mutant, Mutation};
 use crate::peers::Peers;
 use crate::sync::{BlockSync, Fetcher, WANTED_MAX};
 use crate::time::Millis;
-use crate::tree::SIDE_BLOCKS_MAX;
+use crate::tree::{SIDE_BLOCKS_MAX, Validity};
 
 /// A block is taken this long before its slot begins on this clock; earlier ones are held.
 pub(crate) const CLOCK_TOLERANCE_MS: u64 = 500;
@@ -60,7 +61,19 @@ pub(crate) struct Replica {
     reached: u64,
     /// Whether fork choice may have something to do.
     changed: bool,
+    finality: Finality,
     mutation: Mutation,
+}
+
+/// What is known to be final.
+#[derive(Debug, Default)]
+struct Finality {
+    /// The last decision whose block is known here.
+    last: Option<CommitCertificate>,
+    /// A later decision, whose block is not known here yet, and who told it.
+    pending: Option<(CommitCertificate, Option<ValidatorIndex>)>,
+    /// Observers were told of decisions up to here.
+    announced: u64,
 }
 
 impl Replica {
@@ -80,6 +93,7 @@ impl Replica {
             resume: None,
             reached: 0,
             changed: true,
+            finality: Finality::default(),
             mutation,
         }
     }
@@ -178,6 +192,12 @@ impl Replica {
         let mut ready = vec![(id, block, from)];
         while let Some((id, block, from)) = ready.pop() {
             let parent = block.header.parent;
+            // What is not above the last final block, and not below it, is beside it. (While a decision's block is missing,
+            // what comes may lead there, and show that two decisions contradict each other.)
+            let settled = self.finality.pending.is_none() && !self.mutation.is(Mutant::IgnoreFinality);
+            if settled && block.header.height <= self.chain.root().height {
+                continue;
+            }
             let has_room = self.make_room_for(&parent);
             if !self.chain.tree().contains(&parent) {
                 self.adopt_orphan(now, from, id, block, out);
@@ -185,6 +205,10 @@ impl Replica {
             }
             if !has_room {
                 report(from, "too many side blocks", out);
+                continue;
+            }
+            // Whoever sent it has not heard what is final, and is told when it says where it stands.
+            if settled && !self.chain.descends_from_root(&parent) {
                 continue;
             }
             match self.chain.insert(id, block, &self.batches) {
@@ -197,7 +221,7 @@ impl Replica {
                     continue;
                 }
             }
-            if self.chain.tree().expect(&id).weight > self.tip_weight() {
+            if self.chain.tree().expect(&id).weight > self.tip_weight() && self.chain.descends_from_root(&id) {
                 self.tip = id;
             }
             let children: Vec<BlockId> =
@@ -252,6 +276,14 @@ impl Replica {
         {
             let known_height = self.chain.head_node().height;
             out.push(send(peer, Message::FetchAncestors { id: parent, known_height }));
+        }
+    }
+
+    /// Asks a peer for a block and its ancestors, if it was not asked for just now.
+    pub(crate) fn ask_for(&mut self, now: Millis, id: BlockId, peer: ValidatorIndex, out: &mut Vec<Effect>) {
+        if self.block_sync.ask_ancestors(id, now) {
+            let known_height = self.chain.root().height;
+            out.push(send(peer, Message::FetchAncestors { id, known_height }));
         }
     }
 
@@ -317,6 +349,7 @@ impl Replica {
         }
         let change = self.chain.advance(&mut self.batches, archive)?;
         self.changed = change.unfinished;
+        self.check_final(&change)?;
         if change.is_empty() {
             return Ok(None);
         }
@@ -329,6 +362,135 @@ impl Replica {
             self.tip = self.chain.head();
         }
         Ok(Some(self.publish(change, out)))
+    }
+
+    /// Takes a certificate, whoever tells it. True if it is a later decision than any before.
+    ///
+    /// # Errors
+    /// If two quorums made different blocks final.
+    pub(crate) fn learn(
+        &mut self,
+        now: Millis,
+        from: Option<ValidatorIndex>,
+        certificate: CommitCertificate,
+        out: &mut Vec<Effect>,
+    ) -> Result<bool, HaltReason> {
+        let newest = self.newest_certificate();
+        if newest.is_some_and(|newest| *newest == certificate || newest.decision > certificate.decision) {
+            return Ok(false);
+        }
+        let genesis_id = self.chain.genesis_id();
+        let holds = || certificate.verify(self.chain.genesis(), &genesis_id).is_ok();
+        if !holds() {
+            report(from, "a commit certificate that does not hold", out);
+            return Ok(false);
+        }
+        if let Some(newest) = newest {
+            let contradicts = newest.decision == certificate.decision && newest.block != certificate.block;
+            if contradicts || newest.decision < certificate.decision && newest.block.height >= certificate.block.height
+            {
+                return Err(self.conflict(&certificate));
+            }
+            if newest.decision == certificate.decision {
+                return Ok(false);
+            }
+        }
+        out.push(Effect::Append(Record::Certificate(certificate.clone())));
+        self.finality.pending = Some((certificate, from));
+        self.adopt_pending(now, out)?;
+        Ok(true)
+    }
+
+    fn conflict(&self, certificate: &CommitCertificate) -> HaltReason {
+        let before = self.newest_certificate().map_or(self.chain.root(), |newest| newest.block);
+        HaltReason::ConflictingFinality {
+            decision: certificate.decision,
+            block: certificate.block.id,
+            height: certificate.block.height,
+            before: before.id,
+            before_height: before.height,
+        }
+    }
+
+    /// Puts the certificates of the log back, after the chain.
+    pub(crate) fn restore_finality(&mut self, certificates: Vec<CommitCertificate>) -> Result<(), HaltReason> {
+        for certificate in certificates {
+            if self.newest_certificate().is_some_and(|newest| newest.decision >= certificate.decision) {
+                continue;
+            }
+            self.finality.pending = Some((certificate, None));
+            self.adopt_pending(Millis(0), &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pending decision's block the root of fork choice, if it is here; asks for it otherwise.
+    fn adopt_pending(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
+        let Some((certificate, from)) = self.finality.pending.take() else { return Ok(()) };
+        let block = certificate.block;
+        let Some(node) = self.chain.tree().node(&block.id) else {
+            if let Some(peer) = from.filter(|_| !self.orphans.contains_key(&block.id)) {
+                self.ask_for(now, block.id, peer, out);
+            }
+            self.finality.pending = Some((certificate, from));
+            return Ok(());
+        };
+        if node.height != block.height || !self.chain.descends_from_root(&block.id) {
+            return Err(self.conflict(&certificate));
+        }
+        if node.validity == Validity::Invalid {
+            return Err(HaltReason::FalseFinality { decision: certificate.decision, block: block.id });
+        }
+        self.chain.make_final(block);
+        let tree = self.chain.tree();
+        self.resume = self.resume.filter(|id| tree.contains(id));
+        if !tree.descends(&self.tip, &block.id) {
+            (self.tip, self.resume) = (block.id, None);
+        }
+        self.finality.last = Some(certificate);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// That no final block was found false.
+    fn check_final(&self, change: &ChainChange) -> Result<(), HaltReason> {
+        let root = self.chain.root().id;
+        let falsified = change.invalid.iter().any(|id| self.chain.tree().descends(&root, id));
+        match &self.finality.last {
+            Some(certificate) if falsified => {
+                Err(HaltReason::FalseFinality { decision: certificate.decision, block: root })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on with a decision whose block was not here, and tells observers once a final block is canonical.
+    pub(crate) fn follow_finality(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
+        self.adopt_pending(now, out)?;
+        let Some(last) = &self.finality.last else { return Ok(()) };
+        if last.decision > self.finality.announced && self.chain.stands_on_root() {
+            self.finality.announced = last.decision;
+            out.push(Effect::Event(Event::Final(last.clone())));
+            if self.me.is_some() {
+                out.push(Effect::Publish(Message::Finality(Box::new(FinalityMessage::Commit(last.clone())))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last decision known here, whether or not its block is.
+    pub(crate) fn newest_certificate(&self) -> Option<&CommitCertificate> {
+        self.finality.pending.as_ref().map(|(certificate, _)| certificate).or(self.finality.last.as_ref())
+    }
+
+    /// Number of the last decision known here; 0 for none.
+    pub(crate) fn newest_decision(&self) -> u64 {
+        self.newest_certificate().map_or(0, |certificate| certificate.decision)
+    }
+
+    /// Number of the last decision whose block is known here; 0 for none.
+    pub(crate) fn decision(&self) -> u64 {
+        self.finality.last.as_ref().map_or(0, |certificate| certificate.decision)
     }
 
     /// The effects of a change of the canonical chain.
@@ -382,7 +544,8 @@ impl Replica {
         let reachable = self.peers.reachable(now);
         let offers = reachable.iter().filter_map(|peer| self.peers.status(*peer).map(|status| (*peer, status)));
         let unknown = offers.filter(|(_, status)| self.is_wanted(status));
-        let choice = unknown.max_by_key(|(peer, status)| (!self.block_sync.is_last_choice(*peer, now), status.weight));
+        let choice = unknown
+            .max_by_key(|(peer, status)| (!self.block_sync.is_last_choice(*peer, now), status.decision, status.weight));
         let Some((peer, _)) = choice else {
             self.resume = None;
             return;
@@ -402,7 +565,8 @@ impl Replica {
 
     /// Whether a status offers a chain that fork choice might prefer and whose head is not here.
     fn is_wanted(&self, status: &Status) -> bool {
-        status.weight >= self.chain.head_node().weight && !self.chain.tree().contains(&status.head)
+        let matters = status.weight >= self.chain.head_node().weight || status.decision > self.decision();
+        matters && !self.chain.tree().contains(&status.head)
     }
 
     /// Whether the last [`Self::advance`] left something to execute.
@@ -412,8 +576,12 @@ impl Replica {
 
     /// Whether everything that live peers offer is executed here, lighter, or false.
     pub(crate) fn is_in_sync(&self, now: Millis) -> bool {
-        let weight = self.chain.head_node().weight;
-        self.peers.live_statuses(now).all(|status| status.weight <= weight || self.chain.is_settled(&status.head))
+        let (weight, decision) = (self.chain.head_node().weight, self.decision());
+        let heavier_is_settled = |status: &Status| status.weight <= weight || self.chain.is_settled(&status.head);
+        let mut told = self.peers.live_statuses(now);
+        told.all(|status| status.decision <= decision && heavier_is_settled(status))
+            && self.finality.pending.is_none()
+            && self.chain.stands_on_root()
     }
 
     /// Answers a question for the blocks behind a locator.

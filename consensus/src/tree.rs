@@ -155,23 +155,57 @@ impl Tree {
         completed
     }
 
-    /// The heaviest block (ties: the lower id) that can be executed here: not invalid, and all batches of it and of
-    /// its ancestors stored. `None` unless it beats the canonical head.
-    pub fn better_head(&self) -> Option<BlockId> {
-        let mut ready: BTreeMap<BlockId, bool> = BTreeMap::new();
-        let head = self.head_node();
-        let mut best = (head.weight, std::cmp::Reverse(self.head()));
+    /// The heaviest block (ties: the lower id) on top of `root` that can be executed here: not invalid, and all batches
+    /// of it and of its ancestors stored. `None` unless it beats the canonical head; a head that does not stand on
+    /// `root` is beaten by all that do.
+    pub fn better_head(&self, root: &BlockId) -> Option<BlockId> {
+        let (on_root, root_height) = (self.is_canonical(root), self.expect(root).height);
+        // Of each side block: whether it can be executed, and whether it stands on the root.
+        let mut seen: BTreeMap<BlockId, (bool, bool)> = BTreeMap::new();
+        let mut best = on_root.then(|| (self.head_node().weight, std::cmp::Reverse(self.head())));
         for (_, id) in self.side.keys() {
             let node = self.expect(id);
-            let parent_ready = ready.get(&node.parent).copied().unwrap_or_else(|| self.is_canonical(&node.parent));
+            let of_canonical = || {
+                let is_canonical = self.is_canonical(&node.parent);
+                (is_canonical, is_canonical && on_root && node.height > root_height)
+            };
+            let (parent_ready, parent_stands) = seen.get(&node.parent).copied().unwrap_or_else(of_canonical);
             let is_ready = parent_ready && node.missing == 0 && node.validity != Validity::Invalid;
-            ready.insert(*id, is_ready);
-            if is_ready {
-                best = best.max((node.weight, std::cmp::Reverse(*id)));
+            let stands = parent_stands || id == root;
+            seen.insert(*id, (is_ready, stands));
+            if is_ready && stands {
+                best = best.max(Some((node.weight, std::cmp::Reverse(*id))));
             }
         }
-        let found = best.1.0;
-        (found != self.head()).then_some(found)
+        best.map(|(_, found)| found.0).filter(|found| *found != self.head())
+    }
+
+    /// Whether `id` is `ancestor` or descends from it.
+    pub fn descends(&self, id: &BlockId, ancestor: &BlockId) -> bool {
+        let Some(height) = self.node(ancestor).map(|node| node.height) else { return false };
+        let mut current = *id;
+        loop {
+            let Some(node) = self.node(&current) else { return false };
+            if node.height <= height {
+                return current == *ancestor;
+            }
+            if self.is_canonical(&current) {
+                return self.canonical_at(height) == Some(*ancestor);
+            }
+            current = node.parent;
+        }
+    }
+
+    /// The highest canonical block that `id` is or descends from.
+    pub fn canonical_ancestor(&self, id: &BlockId) -> Option<u64> {
+        let mut current = *id;
+        loop {
+            let node = self.node(&current)?;
+            if self.is_canonical(&current) {
+                return Some(node.height);
+            }
+            current = node.parent;
+        }
     }
 
     /// The blocks from the canonical chain (excluded) up to `id`, rising.
@@ -250,9 +284,9 @@ impl Tree {
         self.awaited.len()
     }
 
-    /// Drops side blocks that are invalid, and branches that are lighter than the head and end far below it; `anchor`
-    /// and what it builds on stay.
-    pub fn prune(&mut self, anchor: BlockId) {
+    /// Drops side blocks that are invalid or do not stand on `root`, and branches that are lighter than the head and end
+    /// far below it; `anchor` and what it builds on stay.
+    pub fn prune(&mut self, anchor: BlockId, root: &BlockId) {
         let head = self.head_node();
         let (weight, height) = (head.weight, head.height);
         let mut kept: HashSet<BlockId> = self.branch_to(anchor).into_iter().collect();
@@ -261,14 +295,28 @@ impl Tree {
         for (side_height, id) in self.side.keys().rev() {
             let node = self.expect(id);
             let matters = node.weight >= weight || side_height + PRUNE_DEPTH >= height;
+            let matters = matters && self.descends(id, root) || id == root;
             if kept.contains(id) || matters && node.validity != Validity::Invalid {
                 kept.insert(node.parent);
             } else {
                 dropped.push((*side_height, *id));
             }
         }
+        self.drop_side(&dropped);
+    }
+
+    /// Drops side blocks that do not stand on `root`, and will never be chosen; `anchor` and what it builds on stay.
+    pub fn drop_beside(&mut self, anchor: BlockId, root: &BlockId) {
+        let mut kept: HashSet<BlockId> = self.branch_to(anchor).into_iter().collect();
+        kept.extend(self.branch_to(*root));
+        let beside = |id: &BlockId| !kept.contains(id) && !self.descends(id, root);
+        let dropped: Vec<(u64, BlockId)> = self.side.keys().filter(|(_, id)| beside(id)).copied().collect();
+        self.drop_side(&dropped);
+    }
+
+    fn drop_side(&mut self, dropped: &[(u64, BlockId)]) {
         for key in dropped {
-            self.side.remove(&key);
+            self.side.remove(key);
             self.nodes.remove(&key.1);
         }
         let nodes = &self.nodes;
@@ -363,7 +411,7 @@ mod tests {
         }
         add(&mut tree, 4, top + 1, id(0, top), Vec::new());
         tree.invalidate(id(4, top + 1));
-        tree.prune(id(3, 14));
+        tree.prune(id(3, 14), &id(0, 0));
         assert!((11..20).all(|height| !tree.contains(&id(1, height))), "light and old");
         assert_eq!(tree.awaited_len(), 0, "nobody waits for their batches any more");
         assert!((51..=top).all(|height| tree.contains(&id(2, height))), "its tip may still win");

@@ -213,6 +213,8 @@ fn no_slot_is_signed_twice_across_a_restart() {
     cluster.kill(0);
     // The block was lost with the log's tail, the safety record was not.
     cluster.nodes[0].disk.blocks.clear();
+    cluster.nodes[0].disk.certificates.clear();
+    cluster.nodes[0].disk.finality.clear();
     cluster.boot(0);
     cluster.run(300);
     assert_eq!(cluster.height(0), 0, "slot {slot} stays empty");
@@ -228,6 +230,8 @@ fn a_block_in_the_log_counts_as_signed_though_the_safety_record_is_older() {
     cluster.kill(0);
     // The crash came between the two writes; and the block turns out false, so the node stands below its slot again.
     let disk = &mut cluster.nodes[0].disk;
+    disk.certificates.clear();
+    disk.finality.clear();
     let own = disk.blocks.pop().unwrap();
     assert_eq!(own.header.slot, slot);
     let header = BlockHeader { state_root: StateRoot([1; 32]), ..own.header };
@@ -500,6 +504,9 @@ fn a_follower_executes_what_it_is_told_and_follows_a_reorganisation() {
         checkpoint_height: 0,
         blocks: Vec::new(),
         batches: Vec::new(),
+        certificates: Vec::new(),
+        finality: Vec::new(),
+        damaged: false,
         safety: None,
     };
     let (mut follower, _) = Follower::recover(cluster.genesis.clone(), recovered, cluster.now).unwrap();

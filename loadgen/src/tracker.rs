@@ -163,7 +163,8 @@ impl Tracker {
             | Message::Pool(_)
             | Message::FetchBlocks { .. }
             | Message::FetchAncestors { .. }
-            | Message::FetchBatches(_) => Vec::new(),
+            | Message::FetchBatches(_)
+            | Message::Finality(_) => Vec::new(),
         }
     }
 
@@ -517,6 +518,8 @@ mod tests {
             slot: 9,
             weight: 3,
             pool: 0,
+            decision: 0,
+            last_final: zeni_ledger::FinalBlock { id: scene.genesis.block_id(), height: 0 },
         };
         assert!(asks_for_blocks(&scene.tracker.on_message(Message::Status(status), Tick(1))));
         assert_eq!(scene.tracker.best_height(), 9);

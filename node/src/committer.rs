@@ -1,7 +1,7 @@
 //! Durability before speech: everything that the core wants said passes here, behind one sync for all turns that wait.
 //!
-//! The core thread has already appended what a turn must have on disk. The committer writes the newest safety record,
-//! syncs the log once for every turn that waits (group commit) and only then releases what those turns say, in order.
+//! The core thread has already appended what a turn must have on disk. The committer syncs the log once for every turn
+//! that waits (group commit), writes the newest safety record, and only then releases what those turns say, in order.
 //! After a failed write or sync nothing is ever released again: what is on disk is unknown, and the process ends.
 
 use std::time::Instant;
@@ -80,17 +80,18 @@ pub fn run<D: Durable>(turns: &Receiver<Turn>, disk: &mut D, mut release: impl F
     Ok(())
 }
 
-/// The safety record goes first. If the process dies between the two, a slot counts as signed in which nothing was
-/// stored: it passes unused. The other order could store a block and forget that it was signed.
+/// The log goes first. If the process dies between the two, a start finds in the log what the safety record was not told
+/// of: own blocks count as signed, and own votes raise the guard. The other order could leave a guard that knows of a
+/// vote and a log that does not, and then the finality engine could not go on.
 fn commit<D: Durable>(group: &[Turn], disk: &mut D) -> Result<(), D::Error> {
-    if let Some(record) = group.iter().rev().find_map(|turn| turn.safety) {
-        disk.write_safety(record)?;
-        metrics::counter!("zeni_fsyncs_total").increment(1);
-    }
     if group.iter().any(|turn| turn.appended) {
         let start = Instant::now();
         disk.sync()?;
         metrics::histogram!("zeni_fsync_seconds").record(start.elapsed());
+        metrics::counter!("zeni_fsyncs_total").increment(1);
+    }
+    if let Some(record) = group.iter().rev().find_map(|turn| turn.safety) {
+        disk.write_safety(record)?;
         metrics::counter!("zeni_fsyncs_total").increment(1);
     }
     Ok(())
@@ -126,7 +127,7 @@ mod tests {
     fn turn(appended: bool, safety: Option<u64>, modes: &[Mode]) -> Turn {
         Turn {
             appended,
-            safety: safety.map(|last_signed_slot| SafetyRecord { last_signed_slot }),
+            safety: safety.map(|last_signed_slot| SafetyRecord { last_signed_slot, ..SafetyRecord::default() }),
             say: modes.iter().map(|mode| Say::Event(Event::Mode(*mode))).collect(),
         }
     }
@@ -156,10 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_safety_record_is_written_before_the_log_is_synced() {
+    fn the_newest_safety_record_is_written_once_the_log_is_synced() {
         let group = vec![turn(true, Some(4), &[Mode::Joining]), turn(true, Some(7), &[]), turn(true, None, &[])];
         let (lines, _) = run_turns(group, 1);
-        assert_eq!(lines.join(", "), "safety 7, sync, Joining");
+        assert_eq!(lines.join(", "), "sync, safety 7, Joining");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};
 use zeni_consensus::{Applied, ChainChange, Event, Mode};
-use zeni_ledger::{BlockId, Outcome, Rejection};
+use zeni_ledger::{BlockId, CommitCertificate, Outcome, Rejection};
 
 /// Every mode and its name, as metrics and logs show it.
 pub const MODES: [(Mode, &str); 4] = [
@@ -41,6 +41,21 @@ pub fn observe(event: &Event) {
         Event::Equivocation { proposer, slot, first, second } => {
             counter!("zeni_misbehaviour_total", "kind" => "equivocation").increment(1);
             error!(%proposer, slot, %first, %second, "evidence: a validator signed two blocks for one slot");
+        }
+        Event::Final(certificate) => {
+            let CommitCertificate { decision, round, block, signatures } = certificate;
+            gauge!("zeni_final_height").set(block.height as f64);
+            counter!("zeni_decisions_total").increment(1);
+            counter!("zeni_decision_rounds_total").increment(u64::from(*round) + 1);
+            info!(decision, round, height = block.height, block = %block.id, signatures = signatures.len(), "final");
+        }
+        Event::DoubleSigning(evidence) => {
+            counter!("zeni_misbehaviour_total", "kind" => "double_vote").increment(1);
+            error!(signer = %evidence.signer(), ?evidence, "evidence: a validator signed twice in one round");
+        }
+        Event::VotesForgotten(refused) => {
+            counter!("zeni_votes_forgotten_total").increment(1);
+            error!(%refused, "the log lost a vote of this validator: it votes again once every validator was heard");
         }
         Event::InvalidBlock { block, proposer } => {
             counter!("zeni_misbehaviour_total", "kind" => "invalid_block").increment(1);

@@ -159,11 +159,13 @@ pub const fn kind<B>(message: &Message<B>) -> &'static str {
         Message::Blocks(_) => "blocks",
         Message::FetchBatches(_) => "fetch_batches",
         Message::Missing(_) => "missing",
+        Message::Finality(_) => "finality",
     }
 }
 
 const fn tells_where_sender_stands(message: &Message) -> bool {
-    matches!(message, Message::Status(_) | Message::Stored(_) | Message::Pool(_) | Message::Block(_))
+    let says_what_is_stored = matches!(message, Message::Stored(_) | Message::Pool(_));
+    says_what_is_stored || matches!(message, Message::Status(_) | Message::Block(_) | Message::Finality(_))
 }
 
 fn queue<'a>(links: impl Iterator<Item = (LinkId, &'a Link)>, message: &Message) {

@@ -2,8 +2,9 @@
 //!
 //! Without a safety record nobody knows for which slots the validator has signed blocks, and signing a second one for
 //! a slot would be equivocation. The new record forbids every slot that it can have signed: all up to now, and two
-//! more for a clock that ran ahead. An operator runs this, after making sure that no other node has the same key.
+//! more for a clock that ran ahead. Votes on finality it gives only after it heard every other validator. An operator runs this, after making sure that no other node has the same key.
 
+use zeni_consensus::finality::Guard;
 use zeni_consensus::{Millis, SafetyRecord};
 use zeni_storage::{DiskFiles, SafetyFile, StorageError, identity};
 
@@ -36,7 +37,8 @@ pub fn readmit(setup: &Setup, now: Millis) -> Result<SafetyRecord, ReadmitError>
         Ok(None) | Err(StorageError::SafetyLost) => {}
         Err(error) => return Err(error.into()),
     }
-    let record = SafetyRecord { last_signed_slot: setup.genesis.slot_at(now.0) + SLOTS_AHEAD };
+    let last_signed_slot = setup.genesis.slot_at(now.0) + SLOTS_AHEAD;
+    let record = SafetyRecord { last_signed_slot, guard: Guard::default(), readmitted: true };
     safety.write(&record)?;
     Ok(record)
 }

@@ -65,6 +65,10 @@ macro_rules! describe {
 
 describe! {
     describe_gauge "zeni_height" "Height of the canonical head.";
+    describe_gauge "zeni_final_height" "Height of the last final block that is executed here.";
+    describe_counter "zeni_decisions_total" "Decisions of the finality engine, reached here or learnt.";
+    describe_counter "zeni_decision_rounds_total" "Rounds that these decisions took: one each, if all goes well.";
+    describe_counter "zeni_votes_forgotten_total" "Times that the log had lost a vote of this validator.";
     describe_gauge "zeni_slot" "The slot of the canonical head.";
     describe_gauge "zeni_head_slot_lag" "Slots between the clock and the canonical head.";
     describe_gauge "zeni_mode" "1 for the mode that the node is in, by mode.";

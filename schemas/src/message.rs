@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, Vector, WIPOffset};
 use zeni_consensus::Message;
+use zeni_consensus::finality::FinalityMessage;
+use zeni_consensus::finality::message::FINALITY_MESSAGE_BYTES_MAX;
 use zeni_consensus::message::{
     FETCH_BATCHES_MAX, LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, MESSAGE_DIGESTS_MAX, Status,
     VALIDATORS_MAX,
 };
 use zeni_ledger::batch::BATCH_BYTES_MAX;
 use zeni_ledger::block::BLOCK_BYTES_MAX;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, ValidatorIndex};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, FinalBlock, ValidatorIndex};
 
 use crate::convert::{byte_vector, bytes32_vector, mode, mode_code, read_bytes32};
 use crate::error::WireError;
@@ -31,6 +33,8 @@ const BLOCKS_BYTES_MAX: usize = max(MESSAGE_BLOCKS_BYTES_MAX, BLOCK_BYTES_MAX);
 const BLOCK_TABLE_BYTES: usize = 32;
 const DIGEST_BYTES: usize = 32;
 const ECHO_BYTES: usize = 16;
+/// Bytes of most messages about finality; a builder grows for the others.
+const FINALITY_BYTES: usize = 512;
 
 const FRAME: FrameKind =
     FrameKind { what: "message", bytes_max: MESSAGE_BYTES_MAX, tables_max: MESSAGE_BLOCKS_MAX + 2, identifier: "ZNMS" };
@@ -52,6 +56,7 @@ const fn frame_bytes_max(body: wire::MessageBody) -> Option<usize> {
         wire::MessageBody::FetchAncestors => DIGEST_BYTES,
         wire::MessageBody::Blocks => return Some(CONTROL_FRAME_BYTES_MAX),
         wire::MessageBody::FetchBatches => FETCH_BATCHES_MAX * DIGEST_BYTES,
+        wire::MessageBody::Finality => FINALITY_MESSAGE_BYTES_MAX,
         _ => return None,
     };
     Some(contents + ENVELOPE_BYTES)
@@ -97,6 +102,7 @@ fn contents_len<B: AsBatch>(message: &Message<B>) -> usize {
         Message::FetchBlocks { locator } => locator.len() * DIGEST_BYTES,
         Message::FetchAncestors { .. } => DIGEST_BYTES,
         Message::Blocks(blocks) => blocks.iter().map(|block| block.encoded_len() + BLOCK_TABLE_BYTES).sum(),
+        Message::Finality(_) => FINALITY_BYTES,
     }
 }
 
@@ -144,6 +150,11 @@ fn encode_body<B: AsBatch>(
             let table = wire::Missing::create(builder, &wire::MissingArgs { digests });
             (wire::MessageBody::Missing, table.as_union_value())
         }
+        Message::Finality(message) => {
+            let bytes = Some(byte_vector(builder, &message.to_bytes()));
+            let table = wire::Finality::create(builder, &wire::FinalityArgs { bytes });
+            (wire::MessageBody::Finality, table.as_union_value())
+        }
     }
 }
 
@@ -172,6 +183,9 @@ fn encode_status(builder: &mut FlatBufferBuilder<'_>, status: &Status) -> WIPOff
         weight_low: status.weight as u64,
         weight_high: (status.weight >> 64) as u64,
         pool: status.pool,
+        decision: status.decision,
+        final_height: status.last_final.height,
+        final_block: Some(&wire::Bytes32(status.last_final.id.0)),
     };
     wire::Status::create(builder, &args).as_union_value()
 }
@@ -224,6 +238,10 @@ fn decode_body(root: &wire::Message<'_>) -> Result<Option<Message<Batch>>, WireE
         Message::FetchBatches(decode_digests(table.digests(), FETCH_BATCHES_MAX)?)
     } else if let Some(table) = root.body_as_missing() {
         Message::Missing(decode_digests(table.digests(), MESSAGE_DIGESTS_MAX)?)
+    } else if let Some(table) = root.body_as_finality() {
+        let message = FinalityMessage::from_bytes(table.bytes().bytes());
+        let message = message.map_err(|source| WireError::Contents { what: "finality message", source })?;
+        Message::Finality(Box::new(message))
     } else {
         return Ok(None);
     };
@@ -249,6 +267,8 @@ fn decode_status(table: &wire::Status<'_>) -> Result<Status, WireError> {
         slot: table.slot(),
         weight: u128::from(table.weight_high()) << 64 | u128::from(table.weight_low()),
         pool: table.pool(),
+        decision: table.decision(),
+        last_final: FinalBlock { id: BlockId(table.final_block().0), height: table.final_height() },
     })
 }
 

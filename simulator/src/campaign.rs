@@ -41,6 +41,8 @@ pub struct Shares {
     pub twins_stopped: f64,
     pub equivocation: f64,
     pub invalid_block: f64,
+    pub double_vote: f64,
+    pub conflict: f64,
 }
 
 /// The least of any seed.
@@ -66,6 +68,8 @@ pub struct Report {
     pub acknowledged: u64,
     pub blocks: u64,
     pub events: u64,
+    /// Decisions of the finality engine.
+    pub decisions: u64,
     /// Seeds that were run twice with one trace hash.
     pub replay_checked: u64,
 }
@@ -141,6 +145,8 @@ impl Campaign {
                 twins_stopped: share(|facts| facts.twins_stopped > 0),
                 equivocation: share(|facts| facts.equivocations > 0),
                 invalid_block: share(|facts| facts.invalid_blocks > 0),
+                double_vote: share(|facts| facts.double_votes > 0),
+                conflict: share(|facts| facts.conflicts > 0),
             },
             least: Least {
                 slots: least(|facts| facts.slots),
@@ -151,6 +157,7 @@ impl Campaign {
             acknowledged: sum(|facts| facts.acknowledged),
             blocks: sum(|facts| facts.blocks),
             events: sum(|facts| facts.events),
+            decisions: sum(|facts| facts.decisions),
             replay_checked,
         }
     }

@@ -3,8 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use zeni_consensus::finality::FinalityMessage;
+use zeni_consensus::finality::guard::Step;
 use zeni_consensus::{ChainChange, Millis, Verdict};
-use zeni_ledger::{BatchDigest, Block, BlockId, Payment, State, TransactionId, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::finality::VoteKind;
+use zeni_ledger::{
+    BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Payment, State, TransactionId, ValidatorIndex,
+    VerifiedBatch,
+};
 
 use crate::model::{Fate, Model, compare};
 use crate::network::ProcessId;
@@ -34,6 +40,20 @@ pub struct Checker {
     /// What each process executed since its start, or starts from.
     executed: Vec<BTreeSet<BlockId>>,
     signed: BTreeMap<(ValidatorIndex, u64), BlockId>,
+    /// What each validator signed for the finality engine, by decision, round and step.
+    voted: BTreeMap<(ValidatorIndex, u64, u32, Step), [u8; 32]>,
+    /// Validators that lost something of what they had written.
+    forgetful: BTreeSet<ValidatorIndex>,
+    /// Which validators ever executed a block.
+    executors: BTreeMap<BlockId, BTreeSet<ValidatorIndex>>,
+    /// The final chain, genesis first, as any node told of it.
+    final_chain: Vec<BlockId>,
+    /// The last final block that each process told of since its start.
+    told_final: Vec<Option<FinalBlock>>,
+    /// Where the fork choice of each process begins.
+    roots: Vec<FinalBlock>,
+    /// Certificates whose signatures were checked.
+    certificates: BTreeSet<(u64, u32, BlockId)>,
     /// Validators that are known to sign twice: liars, and twins while they do not know of each other.
     excused: BTreeSet<ValidatorIndex>,
     holders: BTreeMap<BatchDigest, Holders>,
@@ -52,6 +72,13 @@ impl Checker {
             chains: vec![vec![genesis]; processes],
             executed: vec![BTreeSet::new(); processes],
             signed: BTreeMap::new(),
+            voted: BTreeMap::new(),
+            forgetful: BTreeSet::new(),
+            executors: BTreeMap::new(),
+            final_chain: vec![genesis],
+            told_final: vec![None; processes],
+            roots: vec![FinalBlock { id: genesis, height: 0 }; processes],
+            certificates: BTreeSet::new(),
             excused: BTreeSet::new(),
             holders: BTreeMap::new(),
             carriers: BTreeMap::new(),
@@ -115,6 +142,96 @@ impl Checker {
         Ok(())
     }
 
+    /// From now on this validator may vote once more for what it voted for before.
+    pub fn forget(&mut self, validator: ValidatorIndex) {
+        self.forgetful.insert(validator);
+    }
+
+    /// Validators that lost something of what they had written.
+    pub fn forgetful(&self) -> impl Iterator<Item = &ValidatorIndex> {
+        self.forgetful.iter()
+    }
+
+    /// A validator's own vote or proposal leaves its process.
+    pub fn voted(&mut self, validator: ValidatorIndex, message: &FinalityMessage) -> Result<(), Violation> {
+        let genesis = &self.world.genesis_id;
+        let (decision, round, step, digest) = match message {
+            FinalityMessage::Vote(signed) if signed.voter == validator => {
+                let vote = &signed.vote;
+                let step = if vote.kind == VoteKind::Prevote { Step::Prevote } else { Step::Precommit };
+                (vote.decision, vote.round, step, vote.digest(genesis))
+            }
+            FinalityMessage::Proposal(signed) if signed.proposer == validator => {
+                let proposal = &signed.proposal;
+                (proposal.decision, proposal.round, Step::Propose, proposal.digest(genesis))
+            }
+            _ => return Ok(()),
+        };
+        let first = *self.voted.entry((validator, decision, round, step)).or_insert(digest);
+        let excused = self.excused.contains(&validator) || self.forgetful.contains(&validator);
+        if first != digest && !excused {
+            return Err(Violation::VotedTwice { validator: validator.0, decision, round });
+        }
+        Ok(())
+    }
+
+    /// A validator executed a block.
+    pub fn executed_by(&mut self, validator: ValidatorIndex, block: BlockId) {
+        self.executors.entry(block).or_default().insert(validator);
+    }
+
+    /// Where a process's fork choice begins now.
+    pub fn stands_on(&mut self, node: ProcessId, root: FinalBlock) {
+        self.roots[node] = root;
+    }
+
+    /// A process tells that a block is final: its chain holds it, a quorum signed it and executed it, and what others hold
+    /// final is on the same chain.
+    pub fn finalised(&mut self, node: ProcessId, certificate: &CommitCertificate) -> Result<(), Violation> {
+        let block = certificate.block;
+        let unfounded = |what: String| Violation::FinalUnfounded { node, block: block.id, what };
+        let height = block.height as usize;
+        if self.chains[node].get(height) != Some(&block.id) {
+            return Err(unfounded("its chain does not hold it".into()));
+        }
+        let known = (certificate.decision, certificate.round, block.id);
+        if self.certificates.insert(known) {
+            let world = &self.world;
+            certificate.verify(&world.genesis, &world.genesis_id).map_err(|error| unfounded(error.to_string()))?;
+            let executed = self.executors.get(&block.id).into_iter().flatten();
+            let stake = executed.map(|validator| world.genesis.validators[validator.as_usize()].stake).sum();
+            if !world.genesis.fault_model.is_quorum(stake, world.genesis.total_stake()) {
+                return Err(unfounded(format!("stake {stake} of {} executed it", world.genesis.total_stake())));
+            }
+        }
+        for (height, (mine, other)) in self.chains[node][..=height].iter().zip(&self.final_chain).enumerate() {
+            if mine != other {
+                let height = height as u64;
+                return Err(Violation::FinalConflict { node, height, block: *mine, other: *other });
+            }
+        }
+        if self.final_chain.len() <= height {
+            self.final_chain = self.chains[node][..=height].to_vec();
+        }
+        self.told_final[node] = Some(block);
+        Ok(())
+    }
+
+    /// Nothing that a process told to be final is off its chain.
+    fn check_final(&self, node: ProcessId) -> Result<(), Violation> {
+        match self.told_final[node] {
+            Some(FinalBlock { id, height }) if self.chains[node].get(height as usize) != Some(&id) => {
+                Err(Violation::FinalReverted { node, height, block: id })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How high the final chain is.
+    pub fn final_height(&self) -> u64 {
+        self.final_chain.len() as u64 - 1
+    }
+
     /// A verdict leaves a process.
     pub fn answered(&mut self, node: ProcessId, payment: TransactionId, verdict: Verdict) -> Result<(), Violation> {
         let (Verdict::Accepted { copies } | Verdict::Known { copies }) = verdict else { return Ok(()) };
@@ -131,6 +248,7 @@ impl Checker {
     /// A process started: its canonical chain is that of its checkpoint.
     pub fn started(&mut self, node: ProcessId, chain: Vec<BlockId>, state: &State) -> Result<(), Violation> {
         self.executed[node] = chain.iter().copied().collect();
+        self.told_final[node] = None;
         self.chains[node] = chain;
         self.check_state(node, state)
     }
@@ -170,7 +288,7 @@ impl Checker {
             self.chains[node].push(id);
             self.executed[node].insert(id);
         }
-        Ok(())
+        self.check_final(node)
     }
 
     /// Fork choice: nothing that a process executed is better than its head.
@@ -195,6 +313,10 @@ impl Checker {
     }
 
     fn check_not_better(&self, node: ProcessId, head: BlockId, other: BlockId) -> Result<(), Violation> {
+        let root = self.roots[node];
+        if !self.descends(other, root) || !self.descends(head, root) {
+            return Ok(());
+        }
         let rank = |id: &BlockId| self.model.block(id).map(|block| (block.weight, std::cmp::Reverse(*id)));
         match (rank(&other), rank(&head)) {
             (Some(other_rank), Some(head_rank)) if other_rank > head_rank => {
@@ -202,6 +324,14 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a block is `root` or stands on it.
+    fn descends(&self, mut id: BlockId, root: FinalBlock) -> bool {
+        while let Some(block) = self.model.block(&id).filter(|block| block.height > root.height) {
+            id = block.parent;
+        }
+        id == root.id
     }
 
     /// A validator lists only what another disk holds, while peers are there to confirm.

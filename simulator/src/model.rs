@@ -240,6 +240,7 @@ pub fn compare(books: &Books, state: &State, tokens: &[TokenId]) -> Result<(), (
 mod tests {
     use super::*;
     use crate::dice::{Concern, Dice};
+    use crate::profile::Profile;
     use crate::world::{GENESIS_TIME_MS, VALIDITY_MAX_S};
     use zeni_ledger::payment::PaymentBody;
     use zeni_ledger::{Amount, Sequence, SignatureBytes};
@@ -247,7 +248,9 @@ mod tests {
     const SLOT_TIME_MS: u64 = GENESIS_TIME_MS + 50_000;
 
     fn world() -> World {
-        World::new(&mut Dice::new(3, Concern::World), 3, 1_000)
+        let mut dice = Dice::new(3, Concern::World);
+        let profile = Profile { validators: 3, block_interval_ms: 1_000, ..Profile::draw(&mut dice) };
+        World::new(&mut dice, &profile)
     }
 
     /// A payment by the issuer of the first token, who can always pay.

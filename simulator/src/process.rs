@@ -6,7 +6,7 @@ use zeni_consensus::{
     Archive, CheckpointDelta, Config, Core, Effect, Event, Follower, HaltReason, Input, Message, Millis, Mode, Peer,
     RequestId, SafetyRecord, Verdict,
 };
-use zeni_ledger::{BatchDigest, BlockId, State, ValidatorIndex};
+use zeni_ledger::{BatchDigest, BlockId, FinalBlock, State, ValidatorIndex};
 use zeni_storage::{
     Checkpoint, FileOverlay, Limits, MemoryFiles, Reader, Recovery, RecoveryReport, SafetyFile, StorageError, Store,
     Syncer, recover,
@@ -197,6 +197,14 @@ impl Process {
         }
     }
 
+    /// The last final block that it knows.
+    pub fn last_final(&self) -> FinalBlock {
+        match &self.machine {
+            Machine::Core(core) => core.last_final(),
+            Machine::Follower(follower) => follower.last_final(),
+        }
+    }
+
     /// Whether its core has more to execute before its head is what fork choice makes it.
     pub fn is_executing(&self) -> bool {
         match &self.machine {
@@ -271,18 +279,19 @@ impl Process {
         Ok((turn, wake))
     }
 
-    /// Makes durable what the committing turns ask for: the newest safety record first, then the log. Returns the
+    /// Makes durable what the committing turns ask for: the log first, then the newest safety record. Returns the
     /// batches that are durable since.
     pub fn commit(&mut self) -> Result<Vec<BatchDigest>, StorageError> {
+        let synced = match self.committing.iter().any(|turn| turn.appended) {
+            true => self.sync()?,
+            false => Vec::new(),
+        };
         if let Some(record) = self.committing.iter().rev().find_map(|turn| turn.safety)
             && self.breakage != Breakage::SafetyUnwritten
         {
             self.safety.write(&record)?;
         }
-        if self.committing.iter().any(|turn| turn.appended) {
-            return self.sync();
-        }
-        Ok(Vec::new())
+        Ok(synced)
     }
 
     /// Syncs the log. Returns the batches that are durable since.

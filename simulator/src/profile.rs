@@ -38,6 +38,8 @@ pub struct Profile {
     pub segment_bytes: u64,
     /// The validator that lies, if one does.
     pub byzantine: Option<usize>,
+    /// Whether more than two thirds of all stake make a quorum, and not more than half.
+    pub byzantine_quorums: bool,
 }
 
 impl Profile {
@@ -63,6 +65,7 @@ impl Profile {
             checkpoint_depth: dice.between(1, 20),
             segment_bytes: dice.between(8 << 10, 128 << 10),
             byzantine: (validators >= 4 && dice.chance(400)).then(|| dice.place(validators)),
+            byzantine_quorums: validators >= 4 && dice.chance(600),
         }
     }
 

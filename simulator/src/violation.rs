@@ -56,6 +56,16 @@ pub enum Violation {
     Apart { heads: String },
     #[error("two processes ran with validator {validator}'s key, heard by the same peers, and neither stopped")]
     TwinsLive { validator: u16 },
+    #[error("validator {validator} voted twice in decision {decision}, round {round} of the finality engine")]
+    VotedTwice { validator: u16, decision: u64, round: u32 },
+    #[error("node {node} took back block {block} at height {height}, which was final there")]
+    FinalReverted { node: usize, height: u64, block: BlockId },
+    #[error("node {node} holds block {block} at height {height} final, elsewhere {other} is")]
+    FinalConflict { node: usize, height: u64, block: BlockId, other: BlockId },
+    #[error("node {node} holds block {block} final without a right to: {what}")]
+    FinalUnfounded { node: usize, block: BlockId, what: String },
+    #[error("after healing node {node} has nothing above height {height} final, though its head is at {head}")]
+    NotFinal { node: usize, height: u64, head: u64 },
     #[error("the same seed gave another trace")]
     NotDeterministic,
     #[error("panic: {0}")]

@@ -8,6 +8,7 @@ use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account
 use zeni_ledger::{AccountId, Amount, Genesis, GenesisId, PublicKey, State, TokenId};
 
 use crate::dice::Dice;
+use crate::profile::Profile;
 
 /// Slot 0 begins here, Unix milliseconds.
 pub const GENESIS_TIME_MS: u64 = 1_700_000_000_000;
@@ -32,7 +33,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(dice: &mut Dice, validators: usize, block_interval_ms: u64) -> Self {
+    pub fn new(dice: &mut Dice, profile: &Profile) -> Self {
+        let (validators, block_interval_ms) = (profile.validators, profile.block_interval_ms);
         let keys: Vec<SigningKey> = (0..validators).map(|_| SigningKey::from_bytes(&bytes(dice))).collect();
         let tokens: Vec<TokenId> = (1..=dice.between(1, 4) as u32).map(TokenId).collect();
         let accounts: Vec<AccountId> = (0..ACCOUNTS).map(|_| AccountId(bytes(dice))).collect();
@@ -54,7 +56,7 @@ impl World {
         };
         let genesis = Genesis {
             purpose: Purpose::Test,
-            fault_model: FaultModel::Crash,
+            fault_model: if profile.byzantine_quorums { FaultModel::Byzantine } else { FaultModel::Crash },
             time_ms: GENESIS_TIME_MS,
             block_interval_ms,
             state_depth: STATE_DEPTH,

@@ -75,6 +75,10 @@ pub enum Subject {
     Batch(BatchDigest),
     Block(BlockId),
     Undo(BlockId),
+    /// What made this block final.
+    Certificate(BlockId),
+    /// An entry of the finality engine's log.
+    Finality,
     /// The record's own frame does not say; the blocks that list absent digests do.
     Unknown,
 }
@@ -124,6 +128,8 @@ impl std::fmt::Display for Damage {
             Subject::Batch(digest) => write!(f, " (batch {digest})"),
             Subject::Block(id) => write!(f, " (block {id})"),
             Subject::Undo(id) => write!(f, " (undo record of block {id})"),
+            Subject::Certificate(id) => write!(f, " (commit certificate of block {id})"),
+            Subject::Finality => write!(f, " (log of the finality engine)"),
             Subject::Unknown => Ok(()),
         }
     }

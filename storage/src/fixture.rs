@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{CheckpointDelta, Record};
 use zeni_ledger::block::transactions_root;
@@ -11,8 +11,8 @@ use zeni_ledger::execute::execute;
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{
-    Account, AccountId, Amount, Batch, BatchDigest, Block, BlockHeader, BlockId, Genesis, GenesisId, PublicKey,
-    Sequence, State, TokenId, Undo, ValidatorIndex, VerifiedBatch,
+    Account, AccountId, Amount, Batch, BatchDigest, Block, BlockHeader, BlockId, CommitCertificate, FinalBlock,
+    Genesis, GenesisId, PublicKey, Sequence, SignatureBytes, State, TokenId, Undo, ValidatorIndex, VerifiedBatch,
 };
 
 use crate::files::Files;
@@ -152,6 +152,18 @@ impl World {
     pub(crate) fn sign(&self, header: BlockHeader, digests: Vec<BatchDigest>) -> Arc<Block> {
         let signer = &self.validators[header.proposer.as_usize()];
         Arc::new(Block::sign(header, digests, signer, &self.id))
+    }
+
+    /// Makes a block final by the votes of all validators.
+    pub(crate) fn certify(&self, decision: u64, block: &Block) -> CommitCertificate {
+        let block = FinalBlock { id: block.id(&self.id), height: block.header.height };
+        let mut certificate = CommitCertificate { decision, round: 0, block, signatures: Vec::new() };
+        let digest = certificate.vote().digest(&self.id);
+        let sign = |(index, key): (usize, &SigningKey)| {
+            (ValidatorIndex(index as u16), SignatureBytes(key.sign(&digest).to_bytes()))
+        };
+        certificate.signatures = self.validators.iter().enumerate().map(sign).collect();
+        certificate
     }
 
     /// Makes a block that was built before the tip again.

@@ -34,11 +34,17 @@ pub(crate) enum Kind {
     Undo = 3,
     /// The end of a segment: how many records it has, and the hash that the next segment's header names.
     Seal = 4,
+    /// A commit certificate; its key is the block that it makes final.
+    Certificate = 5,
+    /// An entry of the finality engine's log; its key is the decision, u64, and zeros.
+    Finality = 6,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Batch, Self::Block, Self::Undo, Self::Seal].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Batch, Self::Block, Self::Undo, Self::Seal, Self::Certificate, Self::Finality]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 
     /// Bytes that a payload of this kind may have.
@@ -48,6 +54,8 @@ impl Kind {
             Self::Block => BLOCK_BYTES_MAX,
             Self::Undo => UNDO_RECORD_BYTES_MAX,
             Self::Seal => 40,
+            Self::Certificate => zeni_ledger::finality::CERTIFICATE_BYTES_MAX,
+            Self::Finality => zeni_consensus::finality::message::FINALITY_MESSAGE_BYTES_MAX,
         }
     }
 }

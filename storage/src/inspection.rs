@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use zeni_consensus::BatchMeta;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, Genesis};
+use zeni_consensus::finality::LogEntry;
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis};
 
 use crate::clean_stop;
 use crate::error::{Damage, StorageError};
@@ -40,6 +41,8 @@ pub struct Inspection<F: Files> {
     pub canonical: Vec<BlockId>,
     /// In the log's order.
     pub batches: Vec<BatchMeta>,
+    /// In the log's order.
+    pub certificates: Vec<CommitCertificate>,
     pub reader: Reader<F>,
 }
 
@@ -55,12 +58,13 @@ pub fn inspect<F: Files>(files: &F, genesis: &Genesis) -> Result<Inspection<F>, 
     let [chain, undo] = [(); 2].map(|()| Arc::new(Shared::new(health.clone())));
     let reader = Reader { genesis: id, index: Arc::new(RwLock::new(Index::default())), chain, undo };
     let (segments, damage, blocks) = (Vec::new(), Vec::new(), HashMap::new());
-    let mut found = Inspection { segments, damage, blocks, canonical: Vec::new(), batches: Vec::new(), reader };
+    let (canonical, batches, certificates) = (Vec::new(), Vec::new(), Vec::new());
+    let mut found = Inspection { segments, damage, blocks, canonical, batches, certificates, reader };
     for which in Which::ALL {
         let last = stop.map(|stop| if which == Which::Chain { stop.chain } else { stop.undo });
         found.read(files, genesis, which, last)?;
     }
-    found.canonical = heaviest_chain(&found.blocks, genesis);
+    found.canonical = heaviest_chain(&found.blocks, &found.certificates, genesis);
     Ok(found)
 }
 
@@ -108,10 +112,15 @@ impl<F: Files> Inspection<F> {
                 index.blocks.insert(BlockId(key), place);
                 self.blocks.insert(BlockId(key), Arc::new(block));
             }
+            Kind::Certificate => {
+                let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+                self.certificates.push(certificate);
+            }
+            Kind::Finality => return LogEntry::from_bytes(frame.payload).is_ok(),
             Kind::Undo => {
                 index.undos.insert(BlockId(key), place);
             }
-            _ => return false,
+            Kind::Seal => return false,
         }
         true
     }

@@ -16,7 +16,7 @@ use crate::reader::Reader;
 use crate::safety::SafetyFile;
 use crate::sled_overlay::SledOverlay;
 use crate::store::{Missing, Opened, Store};
-use crate::stream::Limits;
+use crate::stream::{Limits, Which};
 
 /// Everything open, and what it told.
 #[derive(Debug)]
@@ -123,10 +123,20 @@ pub fn recover<F: Files, O: Overlay>(
             start = Start::Discarded(reason);
         }
     }
-    let Opened { mut blocks, batches, torn, damage, missing, .. } = opened;
+    let Opened { mut blocks, batches, mut certificates, finality, torn, damage, missing, .. } = opened;
+    certificates.sort_by_key(|certificate| certificate.decision);
     blocks.sort_by_key(|block| block.header.height);
-    let recovered =
-        Recovered { state, checkpoint: block, checkpoint_height: height, blocks, batches, safety: safety_record };
+    let recovered = Recovered {
+        state,
+        checkpoint: block,
+        checkpoint_height: height,
+        blocks,
+        batches,
+        certificates,
+        finality,
+        damaged: damage.iter().any(|damage| damage.file.starts_with(Which::Chain.prefix())),
+        safety: safety_record,
+    };
     let report = RecoveryReport { torn, damage, missing, safety_damaged, interrupted, start };
     Ok(Recovery { recovered, store, safety, checkpoint, report })
 }

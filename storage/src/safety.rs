@@ -1,13 +1,14 @@
 //! The safety record: what a validator must never forget, or it could sign twice.
 //!
-//! It lives in a file of its own that no backup restores. The payload begins with a version and leaves room for what
-//! finality will have to remember: version u16 (1), last signed slot u64.
+//! It lives in a file of its own that no backup restores. The payload: version u16 (2), last signed slot u64, whether the
+//! validator was re-admitted u8, and the guard of the finality engine ([`zeni_consensus::finality::Guard`]).
 //!
 //! Every record is written into both slots, one after the other. A write cut anywhere leaves the old record or the new
 //! one; and a byte that rots later in either slot cannot bring back an older record, under which the validator would
 //! sign a second time.
 
 use zeni_consensus::SafetyRecord;
+use zeni_consensus::finality::Guard;
 use zeni_ledger::GenesisId;
 use zeni_ledger::encoding::{DecodeError, Decoder, Encoder};
 
@@ -17,7 +18,7 @@ use crate::slot::{Content, SlotFile};
 
 const NAME: &str = "safety";
 const MAGIC: [u8; 8] = *b"ZENISAF1";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The open safety file of one validator.
 #[derive(Debug)]
@@ -93,7 +94,8 @@ impl<F: Files> SafetyFile<F> {
 
 fn encode(record: &SafetyRecord) -> Vec<u8> {
     let mut encoder = Encoder::default();
-    encoder.u16(VERSION).u64(record.last_signed_slot);
+    encoder.u16(VERSION).u64(record.last_signed_slot).u8(record.readmitted.into());
+    record.guard.encode(&mut encoder);
     encoder.finish()
 }
 
@@ -103,7 +105,13 @@ fn decode(payload: &[u8]) -> Result<SafetyRecord, DecodeError> {
     if found != VERSION {
         return Err(DecodeError::UnknownVersion { what: "safety record", found, known: VERSION });
     }
-    let record = SafetyRecord { last_signed_slot: decoder.u64()? };
+    let last_signed_slot = decoder.u64()?;
+    let readmitted = match decoder.u8()? {
+        0 => false,
+        1 => true,
+        found => return Err(DecodeError::Invalid { what: "re-admission in a safety record", found: found.into() }),
+    };
+    let record = SafetyRecord { last_signed_slot, readmitted, guard: Guard::decode(&mut decoder)? };
     decoder.finish()?;
     Ok(record)
 }
@@ -111,13 +119,19 @@ fn decode(payload: &[u8]) -> Result<SafetyRecord, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zeni_consensus::finality::Signed;
+    use zeni_consensus::finality::guard::Step;
+
     use crate::memory::{Fault, MemoryFiles};
     use crate::slot::SLOT_BYTES;
 
     const HOME: GenesisId = GenesisId([1; 32]);
 
     fn record(last_signed_slot: u64) -> SafetyRecord {
-        SafetyRecord { last_signed_slot }
+        let digest = [last_signed_slot as u8; 32];
+        let signed = Signed { decision: last_signed_slot, round: 1, step: Step::Prevote, digest };
+        let readmitted = last_signed_slot % 2 == 1;
+        SafetyRecord { last_signed_slot, readmitted, guard: Guard::after(Some(signed)) }
     }
 
     fn reopened(files: &MemoryFiles) -> Result<Option<SafetyRecord>, StorageError> {

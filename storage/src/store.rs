@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
+use zeni_consensus::finality::LogEntry;
 use zeni_consensus::{BatchMeta, Record};
 use zeni_ledger::encoding::Encoder;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, Genesis, GenesisId, Undo};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Undo};
 
 use crate::clean_stop::{self, CleanStop};
 use crate::error::{Damage, StorageError, TornTail};
@@ -39,6 +40,10 @@ pub struct Opened {
     pub block_ids: Vec<BlockId>,
     /// Every stored batch, in the log's order.
     pub batches: Vec<BatchMeta>,
+    /// Every certificate, in the log's order.
+    pub certificates: Vec<CommitCertificate>,
+    /// What the finality engine logged, and for which decision, in the log's order.
+    pub finality: Vec<(u64, LogEntry)>,
     /// Blocks that have an undo record.
     pub undos: usize,
     /// Torn tails that were moved aside, at most one a stream. Nothing synced was in them.
@@ -128,6 +133,12 @@ impl<F: Files> Store<F> {
                     self.writes(|index| index.blocks.insert(id, place));
                 }
             }
+            Record::Certificate(certificate) => {
+                self.chain.append(Kind::Certificate, &certificate.block.id.0, &certificate.to_bytes())?;
+            }
+            Record::Finality { decision, entry } => {
+                self.chain.append(Kind::Finality, &decision_key(*decision), &entry.to_bytes())?;
+            }
         }
         Ok(())
     }
@@ -182,6 +193,16 @@ impl<F: Files> Store<F> {
     }
 }
 
+fn decision_key(decision: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&decision.to_le_bytes());
+    key
+}
+
+fn decision_of(key: &[u8; 32]) -> u64 {
+    u64::from_le_bytes(*key.first_chunk().expect("a key has 32 bytes"))
+}
+
 /// Notes one record of the log; false if it does not decode or does not belong into this stream.
 fn take(which: Which, index: &mut Index, opened: &mut Opened, place: Place, frame: &Frame<'_>) -> bool {
     let key = frame.head.key;
@@ -200,6 +221,16 @@ fn take(which: Which, index: &mut Index, opened: &mut Opened, place: Place, fram
                 opened.blocks.push(Arc::new(block));
                 opened.block_ids.push(BlockId(key));
             }
+        }
+        (Which::Chain, Kind::Certificate) => {
+            let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+            // What was logged for a decision that is over is of no use any more.
+            opened.finality.retain(|(decision, _)| *decision > certificate.decision);
+            opened.certificates.push(certificate);
+        }
+        (Which::Chain, Kind::Finality) => {
+            let Ok(entry) = LogEntry::from_bytes(frame.payload) else { return false };
+            opened.finality.push((decision_of(&key), entry));
         }
         (Which::Undo, Kind::Undo) => {
             index.undos.insert(BlockId(key), place);

@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};
 
+use zeni_consensus::finality::LogEntry;
 use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Archive, ArchiveError};
 use zeni_ledger::execute::execute;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, Genesis, GenesisId, Outcome, State, StateRoot, TokenId};
-use zeni_ledger::{TransactionId, VerifiedBatch};
+use zeni_ledger::{
+    Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, State, StateRoot, TokenId,
+    TransactionId, VerifiedBatch,
+};
 
 use crate::clean_stop;
 use crate::error::{Damage, StorageError, Subject};
@@ -111,6 +114,7 @@ struct Scan<'a, F: Files> {
     /// What a record's content is, beside its frame, in the order of the log.
     wrong: Vec<(Which, Place, Option<BlockId>, String)>,
     unchecked: Vec<(Place, Batch)>,
+    certificates: Vec<CommitCertificate>,
     torn_bytes: u64,
 }
 
@@ -120,7 +124,8 @@ impl<'a, F: Files> Scan<'a, F> {
         let [chain, undo] = [(); 2].map(|()| Arc::new(Shared::new(health.clone())));
         let reader = Reader { genesis: id, index: Arc::new(RwLock::new(Index::default())), chain, undo };
         let (blocks, damage, wrong, unchecked) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { genesis, id, bad_batch, reader, blocks, damage, wrong, unchecked, torn_bytes: 0 }
+        let certificates = Vec::new();
+        Self { genesis, id, bad_batch, reader, blocks, damage, wrong, unchecked, certificates, torn_bytes: 0 }
     }
 
     /// Reads every segment of both streams.
@@ -179,6 +184,22 @@ impl<'a, F: Files> Scan<'a, F> {
                 index.blocks.insert(BlockId(key), place);
                 self.blocks.insert(BlockId(key), Arc::new(block));
             }
+            (Which::Chain, Kind::Certificate) => {
+                let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+                let block = certificate.block.id;
+                if block.0 != key {
+                    self.wrong.push((which, place, Some(block), "the certificate is not of its block".into()));
+                }
+                if let Err(error) = certificate.verify(self.genesis, &self.id) {
+                    self.wrong.push((which, place, Some(block), error.to_string()));
+                }
+                self.certificates.push(certificate);
+            }
+            (Which::Chain, Kind::Finality) => {
+                if LogEntry::from_bytes(frame.payload).is_err() {
+                    return false;
+                }
+            }
             (Which::Undo, Kind::Undo) => {
                 if decode_undo(frame.payload).is_err() {
                     return false;
@@ -223,7 +244,8 @@ impl<'a, F: Files> Scan<'a, F> {
             Subject::Block(id) if self.blocks.values().any(|block| block.header.parent == id) => Some(id),
             Subject::Block(id) => self.first_incomplete().or(Some(id)),
             Subject::Batch(digest) => self.listing(&digest).or_else(|| self.first_incomplete()),
-            Subject::Unknown => self.first_incomplete(),
+            Subject::Certificate(id) => self.blocks.contains_key(&id).then_some(id),
+            Subject::Finality | Subject::Unknown => self.first_incomplete(),
         }
     }
 
@@ -287,7 +309,7 @@ impl<'a, F: Files> Scan<'a, F> {
     fn execute(&self, mut state: State) -> Result<Verification, VerifyError> {
         let mut transactions = Transactions::default();
         let (mut applied, mut undos_missing) = (Vec::new(), 0);
-        let chain = heaviest_chain(&self.blocks, self.genesis);
+        let chain = heaviest_chain(&self.blocks, &self.certificates, self.genesis);
         for id in &chain {
             let block = &self.blocks[id];
             let batches = block.digests.iter().map(|digest| self.batch(*id, digest)).collect::<Result<Vec<_>, _>>()?;

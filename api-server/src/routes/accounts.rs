@@ -7,8 +7,8 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use zeni_ledger::AccountId;
 use zeni_ledger::window::WINDOW_WIDTH;
-use zeni_ledger::{AccountId, Genesis};
 
 use super::{path_of, query_of};
 use crate::api::Api;
@@ -34,10 +34,10 @@ pub(super) async fn account(
         Problem::malformed(error.to_string()).with("field", "id")
     })?;
     let view = api.account(id, query_of(query)?.proof).await?;
-    account_json(&id, &view, api.chronicle.genesis()).map(Json)
+    account_json(&id, &view, &api).map(Json)
 }
 
-fn account_json(id: &AccountId, view: &AccountView, genesis: &Genesis) -> Result<Value, Problem> {
+fn account_json(id: &AccountId, view: &AccountView, api: &Api) -> Result<Value, Problem> {
     let Some(account) = &view.account else {
         let problem = Problem::unknown_account(id).with("height", view.height);
         let problem = problem.with("state_root", view.state_root.to_string());
@@ -46,6 +46,7 @@ fn account_json(id: &AccountId, view: &AccountView, genesis: &Genesis) -> Result
             None => problem,
         });
     };
+    let genesis = api.chronicle.genesis();
     let balances: Vec<Value> = account
         .holdings()
         .map(|(token, balance)| {
@@ -67,7 +68,7 @@ fn account_json(id: &AccountId, view: &AccountView, genesis: &Genesis) -> Result
         "height": view.height,
         "block": view.head.to_string(),
         "state_root": view.state_root.to_string(),
-        "final": false,
+        "final": view.height <= api.chronicle.last_final().height,
     });
     if let Some(proof) = &view.proof {
         document["proof"] = hex::encode(proof).into();

@@ -95,6 +95,6 @@ pub(super) fn block_json(genesis: &Genesis, found: &CanonicalBlock) -> Value {
         "receipts_root": header.receipts_root.to_string(),
         "transactions_root": header.transactions_root.to_string(),
         "depth": found.depth,
-        "final": false,
+        "final": found.is_final,
     })
 }

@@ -18,7 +18,7 @@ use zeni_ledger::{BlockId, Genesis};
 use super::blocks::block_json;
 use super::query_of;
 use crate::api::Api;
-use crate::chronicle::Head;
+use crate::chronicle::{Head, LastFinal};
 use crate::events::{ChainEvent, Cursor, EventId, ResumeError};
 use crate::problem::Problem;
 
@@ -47,7 +47,8 @@ pub(super) async fn stream(
     let head = api.chronicle.watch();
     let (cursor, first) = begin(&api, &headers, query).await?;
     let stopping = api.stopping.clone();
-    let reader = Reader { api, cursor, ready: first.into_iter().collect(), head, stopping, _slot: slot };
+    let (last_final, ready) = (api.chronicle.watch_final(), first.into_iter().collect());
+    let reader = Reader { api, cursor, ready, head, last_final, told_final: 0, stopping, _slot: slot };
     let events = unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok(event), reader))
@@ -82,6 +83,9 @@ struct Reader {
     /// Events to send before the chain is looked at again.
     ready: VecDeque<ChainEvent>,
     head: watch::Receiver<Head>,
+    last_final: watch::Receiver<LastFinal>,
+    /// The reader was told that everything up to this height is final.
+    told_final: u64,
     stopping: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
 }
@@ -98,14 +102,21 @@ impl Reader {
                 return None;
             }
             self.head.mark_unchanged();
+            let last_final = *self.last_final.borrow_and_update();
             let mut cursor = self.cursor;
             let looked = self.api.read(move |chronicle| cursor.advance(chronicle).map(|events| (cursor, events)));
             let (cursor, events) = looked.await.ok()?;
             self.cursor = cursor;
             self.ready = events.into();
+            // Only of what it was told: what is final above that comes with the next look.
+            if self.ready.is_empty() && self.told_final < last_final.height && last_final.height <= cursor.height {
+                self.told_final = last_final.height;
+                self.ready.push_back(ChainEvent::Final { last_final, told: cursor });
+            }
             if self.ready.is_empty() {
                 tokio::select! {
                     changed = self.head.changed() => changed.ok()?,
+                    changed = self.last_final.changed() => changed.ok()?,
                     _ = self.stopping.changed() => return None,
                 }
             }
@@ -119,6 +130,10 @@ fn sse(genesis: &Genesis, event: &ChainEvent) -> Event {
         ChainEvent::Reorg { height, id, undone } => {
             let undone: Vec<String> = undone.iter().map(ToString::to_string).collect();
             ("reorg", json!({ "height": height, "id": id.to_string(), "undone": undone }))
+        }
+        ChainEvent::Final { last_final, .. } => {
+            let LastFinal { decision, height, id } = last_final;
+            ("final", json!({ "height": height, "id": id.to_string(), "decision": decision }))
         }
     };
     Event::default().event(name).id(event.id().to_string()).data(data.to_string())

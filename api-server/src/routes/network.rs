@@ -29,6 +29,9 @@ pub(super) async fn network(State(api): State<Arc<Api>>) -> Json<Value> {
         "time": rfc3339::format_ms(genesis.slot_time_ms(head.slot)),
         "state_root": head.state_root.map(|root| root.to_string()),
     });
+    let last_final = api.chronicle.last_final();
+    document["final"] =
+        json!({ "height": last_final.height, "id": last_final.id.to_string(), "decision": last_final.decision });
     document["best_height"] = api.progress.best_height().into();
     document["lag"] = api.progress.lag().into();
     document["nodes"] = nodes.into();

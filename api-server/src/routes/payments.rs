@@ -158,7 +158,10 @@ fn status_json(api: &Api, id: TransactionId, status: &PaymentStatus) -> Result<V
             }
             document
         }
-        PaymentStatus::Included(inclusion) => included_json(genesis, &named, "included", inclusion),
+        PaymentStatus::Included(inclusion) => {
+            let status = if inclusion.is_final { "final" } else { "included" };
+            included_json(genesis, &named, status, inclusion)
+        }
         PaymentStatus::Rejected(inclusion, rejection) => rejected_json(genesis, &named, inclusion, *rejection),
         PaymentStatus::Expired { valid_until } => {
             let valid_until = rfc3339::format_s(*valid_until);
@@ -177,8 +180,7 @@ fn included_json(genesis: &Genesis, id: &str, status: &str, inclusion: &Inclusio
         "depth": inclusion.depth,
         "batch": inclusion.batch,
         "position": inclusion.position,
-        // Nothing is final before there are certificates.
-        "final": false,
+        "final": inclusion.is_final,
     })
 }
 

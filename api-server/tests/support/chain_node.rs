@@ -86,6 +86,8 @@ async fn tell(control: &mut FrameSender, seed: u8, branch: &watch::Receiver<Bran
             slot: branch.blocks.last().map_or(0, |applied| applied.block.header.slot),
             weight: u128::from(branch.height()) * u128::from(VALIDATORS),
             pool: 0,
+            decision: 0,
+            last_final: zeni_ledger::FinalBlock { id: branch.tip, height: 0 },
         }
     };
     control.send(encode::<VerifiedBatch>(&Message::Status(status))).await

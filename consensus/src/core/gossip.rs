@@ -5,6 +5,7 @@ use zeni_ledger::{BatchDigest, ValidatorIndex, VerifiedBatch};
 use super::Core;
 use crate::archive::Archive;
 use crate::effect::{Effect, Event, HaltReason};
+use crate::finality::FinalityMessage;
 use crate::input::Peer;
 use crate::message::{MESSAGE_DIGESTS_MAX, Message, Status};
 use crate::mutation::Mutant;
@@ -45,6 +46,7 @@ impl Core {
                 }
             }
             Message::Pool(digests) => self.receive_pool(validator, &digests, out),
+            Message::Finality(message) => self.receive_finality(now, validator, *message, out)?,
             // Served above, or answered outside the core.
             _ => {}
         }
@@ -80,6 +82,9 @@ impl Core {
             let peer = Peer::Validator(from);
             out.push(Effect::Event(Event::Misbehaviour { peer, what: "a status of another validator" }));
             return Ok(());
+        }
+        if status.decision < self.replica.newest_decision() {
+            self.tell_certificate(from, out);
         }
         let boot = status.boot;
         let current = Message::Status(status.clone());
@@ -157,6 +162,11 @@ impl Core {
             let status = Message::Status(self.status());
             out.push(Effect::Broadcast(status.clone()));
             out.push(Effect::Publish(status));
+            // Who follows only now has not heard it.
+            if let Some(certificate) = self.replica.newest_certificate() {
+                let commit = FinalityMessage::Commit(certificate.clone());
+                out.push(Effect::Publish(Message::Finality(Box::new(commit))));
+            }
         }
         if now >= self.next_pool_exchange {
             self.next_pool_exchange = now + POOL_EXCHANGE_INTERVAL_MS;

@@ -29,7 +29,7 @@ impl Core {
         }
         let digests = self.batches_to_list(now);
         let (me, key) = (self.config.me, self.config.key.clone());
-        let safety = SafetyRecord { last_signed_slot: slot };
+        let safety = SafetyRecord { last_signed_slot: slot, ..self.safety.unwrap_or_default() };
         let applied = self.replica.chain.propose(slot, me, &key, digests, &mut self.replica.batches, archive)?;
         let (id, block) = (applied.id, applied.block.clone());
         self.safety = Some(safety);
@@ -54,7 +54,7 @@ impl Core {
 
     /// Whether a live peer offers a heavier chain that may still be executed here: a block on the old head would only
     /// be abandoned. Whoever offers what it does not deliver holds nobody back for longer than two slots.
-    fn is_behind(&mut self, now: Millis) -> bool {
+    pub(super) fn is_behind(&mut self, now: Millis) -> bool {
         if self.replica.is_in_sync(now) {
             self.behind_since = None;
             return false;

@@ -224,15 +224,15 @@ impl Engine {
     /// If a decision was begun before.
     pub fn recover(&mut self, now: Millis, decision: u64, log: &[LogEntry]) -> Result<Vec<Output>, EngineFailure> {
         assert!(self.decision() == 0 && decision > 0, "recovery comes first");
-        self.recall(decision, log);
+        log.iter().for_each(|entry| self.remember(entry));
         self.begin(decision);
-        let inputs: Vec<Input<Zeni>> = log.iter().map(their_entry).collect();
+        let inputs: Vec<Input<Zeni>> = log.iter().filter_map(their_entry).collect();
         self.state.index_wal_entries(&inputs);
         let (validators, policy) = (self.validators.clone(), VoteExtensionPolicy::default());
         let mut replayed = Vec::new();
         let restart = Input::StartHeight(Decision(decision), validators, true, None, policy);
         self.pass(now, restart, true, &mut replayed)?;
-        for (entry, input) in log.iter().zip(inputs) {
+        for entry in log {
             match entry {
                 LogEntry::Proposal(signed) => self.await_verdict(*signed),
                 LogEntry::Verdict { block, valid, .. } => {
@@ -240,7 +240,7 @@ impl Engine {
                 }
                 _ => {}
             }
-            if self.running {
+            if let Some(input) = their_entry(entry).filter(|_| self.running) {
                 self.pass(now, input, true, &mut replayed)?;
             }
         }
@@ -253,19 +253,17 @@ impl Engine {
         Ok(out)
     }
 
-    /// The log may know of a signature that the guard's own record had not been told of when the process died.
-    fn recall(&mut self, decision: u64, log: &[LogEntry]) {
+    /// Raises the guard by an entry of the log, which may know of a signature that the guard's own record had not been told
+    /// of when the process died.
+    pub fn remember(&mut self, entry: &LogEntry) {
         let me = self.voter.me;
-        let own = log.iter().filter_map(|entry| match entry {
-            LogEntry::Vote(signed) if signed.voter == me => Some(self.voter.vote_place(signed)),
-            LogEntry::Proposal(signed) if signed.proposer == me => Some(self.voter.proposal_place(signed)),
-            _ => None,
-        });
-        let own: Vec<Signed> = own.filter(|signed| signed.decision == decision).collect();
-        for signed in own {
-            // One that is not above the guard's is known to it.
-            let _ = self.voter.guard.allow(signed);
-        }
+        let own = match entry {
+            LogEntry::Vote(signed) if signed.voter == me => self.voter.vote_place(signed),
+            LogEntry::Proposal(signed) if signed.proposer == me => self.voter.proposal_place(signed),
+            _ => return,
+        };
+        // One that is not above the guard's is known to it.
+        let _ = self.voter.guard.allow(own);
     }
 
     /// Of what a replay says, only what still has a meaning: nothing is logged again, and a proposal is asked for only in
@@ -422,7 +420,8 @@ impl Engine {
             input: input, state: state, metrics: &(),
             with: effect => Ok::<_, Infallible>(pass.carry_out(effect))
         );
-        let Pass { proposals, decided, refused, .. } = pass;
+        let Pass { proposals, decided, refused, out, .. } = pass;
+        prove_again(&self.state, out);
         proposals.into_iter().for_each(|signed| self.await_verdict(signed));
         if let Some(refused) = refused {
             return Err(refused.into());
@@ -435,6 +434,30 @@ impl Engine {
             self.timers.clear();
         }
         Ok(())
+    }
+}
+
+/// Whoever proposes a block again, because a quorum prevoted for it in an earlier round, sends those prevotes along. The
+/// others vote for it only if they have seen them, and nobody else repeats them: without that, validators that precommitted
+/// then wait for the others for ever.
+fn prove_again(state: &State<Zeni>, out: &mut Vec<Output>) {
+    let polka = |output: &Output| match output {
+        Output::Send(FinalityMessage::Proposal(SignedProposal { proposal, .. })) => {
+            let round = Round::new(proposal.valid_round?);
+            state.driver.polka_certificate(round, &Value(proposal.block)).map(our_polka)
+        }
+        _ => None,
+    };
+    let mut place = 0;
+    while place < out.len() {
+        let is_sent = |polka: &FinalityMessage| {
+            out[..place].iter().any(|sent| matches!(sent, Output::Send(message) if message == polka))
+        };
+        if let Some(polka) = polka(&out[place]).map(FinalityMessage::Polka).filter(|polka| !is_sent(polka)) {
+            out.insert(place, Output::Send(polka));
+            place += 1;
+        }
+        place += 1;
     }
 }
 

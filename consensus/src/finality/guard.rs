@@ -60,6 +60,25 @@ impl Guard {
         self.last
     }
 
+    /// Whether this guard knows of everything that the other one knows of.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.last, &other.last) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(mine), Some(theirs)) => mine == theirs || mine.place() > theirs.place(),
+        }
+    }
+
+    /// Whether something was signed in a later decision than this.
+    pub fn is_above(&self, decision: u64) -> bool {
+        self.last.is_some_and(|last| last.decision > decision)
+    }
+
+    /// A guard that allows everything behind `decision`, and nothing up to it.
+    pub const fn behind(decision: u64) -> Self {
+        Self::after(Some(Signed { decision, round: u32::MAX, step: Step::Precommit, digest: [0; 32] }))
+    }
+
     /// Allows a signature and notes it.
     ///
     /// # Errors

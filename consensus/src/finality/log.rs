@@ -1,6 +1,6 @@
 //! What the engine must find again after a crash: its write-ahead log of the running decision.
 //!
-//! Canonical bytes of an entry: a tag u8 (0 proposal, 1 vote, 2 polka, 3 timeout, 4 verdict), then its fields. A storage
+//! Canonical bytes of an entry: a tag u8 (0 proposal, 1 vote, 2 polka, 3 timeout, 4 verdict, 5 start), then its fields. A storage
 //! layer frames and hashes entries; here only their content is fixed.
 
 use zeni_ledger::encoding::{DecodeError, Decoder, Encoder};
@@ -37,6 +37,9 @@ pub enum LogEntry {
         block: FinalBlock,
         valid: bool,
     },
+    /// The decision began, with nothing behind it: what stands before this in the log is not to be replayed. Written by
+    /// whoever owns the engine.
+    Start,
 }
 
 impl LogEntry {
@@ -56,6 +59,9 @@ impl LogEntry {
                 encoder.u16(proposer.0);
                 block.encode(&mut encoder);
                 encoder.u8((*valid).into());
+            }
+            Self::Start => {
+                encoder.u8(5);
             }
         }
         encoder.finish()
@@ -84,6 +90,7 @@ impl LogEntry {
                 };
                 Self::Verdict { decision, round, valid_round, proposer, block, valid }
             }
+            5 => Self::Start,
             found => return Err(DecodeError::Invalid { what: "tag of a finality log entry", found: found.into() }),
         };
         decoder.finish()?;
@@ -137,6 +144,7 @@ mod tests {
             LogEntry::Timeout { round: u32::MAX, timeout: LoggedTimeout::Precommit },
             verdict(None, true),
             verdict(Some(0), false),
+            LogEntry::Start,
         ];
         for entry in entries {
             let bytes = entry.to_bytes();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use zeni_consensus::core::{Config, Core, Recovered};
+use zeni_consensus::finality::LogEntry;
 use zeni_consensus::{
     Archive, ArchiveError, BatchMeta, Effect, Event, HaltReason, Input, Message, Millis, Mode, Peer, Record, RequestId,
     SafetyRecord, Verdict,
@@ -14,8 +15,8 @@ use zeni_consensus::{
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{
-    AccountId, Amount, BatchDigest, Block, BlockId, Genesis, Payment, PublicKey, Sequence, TokenId, Undo,
-    ValidatorIndex, VerifiedBatch,
+    AccountId, Amount, BatchDigest, Block, BlockId, CommitCertificate, Genesis, Payment, PublicKey, Sequence, TokenId,
+    Undo, ValidatorIndex, VerifiedBatch,
 };
 
 pub const TOKEN: TokenId = TokenId(1);
@@ -88,6 +89,8 @@ pub struct Disk {
     pub block_ids: BTreeMap<BlockId, Arc<Block>>,
     pub undos: BTreeMap<BlockId, Arc<Undo>>,
     pub safety: Option<SafetyRecord>,
+    pub certificates: Vec<CommitCertificate>,
+    pub finality: Vec<(u64, LogEntry)>,
 }
 
 impl Archive for Disk {
@@ -172,6 +175,9 @@ impl Cluster {
             checkpoint_height: 0,
             blocks: disk.blocks.clone(),
             batches: disk.batch_order.clone(),
+            certificates: disk.certificates.clone(),
+            finality: disk.finality.clone(),
+            damaged: false,
             safety: disk.safety,
         };
         let config = Config {
@@ -259,6 +265,8 @@ impl Cluster {
                     node.disk.block_ids.insert(block.id(&self.genesis.id()), block.clone());
                     node.disk.blocks.push(block);
                 }
+                Effect::Append(Record::Certificate(certificate)) => node.disk.certificates.push(certificate),
+                Effect::Append(Record::Finality { decision, entry }) => node.disk.finality.push((decision, entry)),
                 Effect::AppendUndo { block, undo, .. } => {
                     node.disk.undos.insert(block, undo);
                 }

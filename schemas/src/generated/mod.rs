@@ -46,6 +46,8 @@ pub mod zeni {
     pub use self::fetch_batches_generated::*;
     mod missing_generated;
     pub use self::missing_generated::*;
+    mod finality_generated;
+    pub use self::finality_generated::*;
     mod message_generated;
     pub use self::message_generated::*;
     mod submit_generated;

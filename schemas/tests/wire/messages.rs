@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use zeni_consensus::finality::message::{RoundReason, RoundVote};
+use zeni_consensus::finality::{FinalityMessage, RoundCertificate};
 use zeni_consensus::message::{
     FETCH_BATCHES_MAX, LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, MESSAGE_DIGESTS_MAX, VALIDATORS_MAX,
 };
 use zeni_consensus::{Message, Mode, Status};
 use zeni_ledger::batch::BATCH_PAYMENTS_MAX;
 use zeni_ledger::block::{BLOCK_BATCHES_LIMIT, transactions_root};
+use zeni_ledger::finality::VoteKind;
 use zeni_ledger::payment::PAYMENT_BYTES;
 use zeni_ledger::{
-    Batch, BatchDigest, Block, BlockHeader, BlockId, Payment, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex,
+    Batch, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Payment, ReceiptsRoot, SignatureBytes, StateRoot,
+    ValidatorIndex,
 };
 use zeni_schemas::WireError;
 use zeni_schemas::message::{BATCH_FRAME_BYTES_MAX, CONTROL_FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, decode, encode};
@@ -73,7 +77,22 @@ fn status(echoes: usize, mode: Mode) -> Status {
         slot: 34,
         weight: (5 << 64) + 6,
         pool: 99,
+        decision: 10,
+        last_final: FinalBlock { id: BlockId([13; 32]), height: 11 },
     }
+}
+
+/// A round certificate with so many votes: the largest of what the finality engine says.
+fn finality(votes: usize) -> Message<Batch> {
+    let vote = |voter: usize| RoundVote {
+        kind: VoteKind::Precommit,
+        block: Some(FinalBlock { id: BlockId([14; 32]), height: 15 }),
+        voter: ValidatorIndex(voter as u16),
+        signature: SignatureBytes([16; 64]),
+    };
+    let votes = (0..votes).map(vote).collect();
+    let certificate = RoundCertificate { decision: 17, round: 18, reason: RoundReason::Precommits, votes };
+    Message::Finality(Box::new(FinalityMessage::Round(certificate)))
 }
 
 /// One of every variant, small enough to be read.
@@ -89,6 +108,7 @@ fn samples() -> Vec<(&'static str, Message<Batch>)> {
         ("message_blocks", Message::Blocks(vec![block(8, 0), block(9, 1)])),
         ("message_fetch_batches", Message::FetchBatches(digests(1))),
         ("message_missing", Message::Missing(digests(1))),
+        ("message_finality", finality(3)),
     ]
 }
 
@@ -114,6 +134,8 @@ fn extremes() -> Vec<Message<Batch>> {
         Message::Blocks(largest.collect()),
         Message::FetchBatches(digests(FETCH_BATCHES_MAX)),
         Message::Missing(digests(MESSAGE_DIGESTS_MAX)),
+        finality(0),
+        finality(VALIDATORS_MAX),
     ]
 }
 
@@ -199,9 +221,9 @@ fn a_list_that_is_allowed_in_one_kind_is_refused_in_another() {
 
 #[test]
 fn an_unknown_kind_is_refused() {
-    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 11)
+    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 12)
         .iter()
-        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 11 }));
+        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 12 }));
     assert!(refused, "the kind of the body was not found in the frame");
 }
 
@@ -283,6 +305,8 @@ fn any_status() -> impl Strategy<Value = Status> {
         slot: numbers.4,
         weight: numbers.5,
         pool: numbers.6,
+        decision: numbers.1 ^ numbers.2,
+        last_final: FinalBlock { id: BlockId(head), height: numbers.2 },
     })
 }
 

@@ -304,6 +304,7 @@ impl Simulation {
             return Ok(());
         }
         self.checker.excuse(validator);
+        self.twinned.insert(validator);
         self.nodes[twin].files = self.nodes[of].files.snapshot();
         self.nodes[twin].validator = Some(validator);
         self.nodes[twin].clock_ms = self.fault_dice.between(0, 400) as i64 - 200;

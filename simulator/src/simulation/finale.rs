@@ -16,6 +16,9 @@ const SAMPLE_EVERY_MS: u64 = 20;
 /// Slots in which they must agree at one moment.
 const SAMPLE_SLOTS: u64 = 4;
 
+/// Blocks that need not be final yet when everyone agrees.
+const FINAL_LAG: u64 = 1;
+
 impl Simulation {
     /// Faults end: the network is clean, clocks are near, whoever is down starts.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
@@ -50,7 +53,12 @@ impl Simulation {
             (0..=self.follower()).map(|node| self.nodes[node].process.as_ref().map(|process| process.head())).collect();
         let agreed = heads.iter().all(|head| head.is_some() && *head == heads[0]);
         let inactive = (0..self.follower()).find(|node| self.mode(*node) != Some(Mode::Active));
-        if agreed && inactive.is_none() {
+        let behind = (0..=self.follower()).find_map(|node| {
+            let process = self.nodes[node].process.as_ref()?;
+            let (height, head) = (process.last_final().height, process.head().1);
+            (height + FINAL_LAG < head).then_some(Violation::NotFinal { node, height, head })
+        });
+        if agreed && inactive.is_none() && behind.is_none() {
             self.check_end()?;
             return Ok(true);
         }
@@ -60,6 +68,9 @@ impl Simulation {
                     Some(mode) => Violation::NotActive { node, mode },
                     None => Violation::CannotStart { node, what: "it does not run".into() },
                 });
+            }
+            if let Some(behind) = behind.filter(|_| agreed) {
+                return Err(behind);
             }
             let head = |head: &Option<(BlockId, u64)>| {
                 head.map_or("none".into(), |(id, height)| format!("{} at {height}", short(&id.0)))

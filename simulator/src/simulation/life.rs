@@ -1,5 +1,6 @@
 //! Processes come and go: starts, crashes, kills, clean stops, lost disks and their re-admission.
 
+use zeni_consensus::finality::Guard;
 use zeni_consensus::{Mode, SafetyRecord};
 use zeni_storage::{SafetyFile, Start};
 
@@ -67,6 +68,9 @@ impl Simulation {
         let signed_slot = safety.map(|record| record.last_signed_slot);
         if std::mem::take(&mut machine.damaged) {
             self.facts.damaged += u64::from(!report.damage.is_empty());
+            if let Some(validator) = machine.validator {
+                self.checker.forget(validator);
+            }
             machine.promises.forget_lost(&process.reader, signed_slot, &self.checker);
         } else {
             machine.promises.check(node, &process.reader, signed_slot, &self.checker)?;
@@ -194,6 +198,9 @@ impl Simulation {
     fn replace_disk(&mut self, node: ProcessId) {
         let machine = &mut self.nodes[node];
         machine.files.wipe();
+        if let Some(validator) = machine.validator {
+            self.checker.forget(validator);
+        }
         self.checker.disk_lost(machine.disk);
         machine.disk = self.disks;
         (machine.promises, machine.damaged, machine.disk_faulty) = (Promises::default(), false, false);
@@ -211,7 +218,7 @@ impl Simulation {
         }
         self.stop(node, Some(200))?;
         let slot = self.world.genesis.slot_at(self.clock(node).0) + READMIT_SLOTS_AHEAD;
-        let record = SafetyRecord { last_signed_slot: slot };
+        let record = SafetyRecord { last_signed_slot: slot, guard: Guard::default(), readmitted: true };
         let written = SafetyFile::open(self.nodes[node].files.clone(), self.world.genesis_id)
             .and_then(|mut safety| safety.write(&record));
         self.note(node, "readmitted", &[&slot.to_le_bytes()], || format!("above slot {slot}"));

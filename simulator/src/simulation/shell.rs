@@ -108,9 +108,15 @@ impl Simulation {
     /// Checks what a step did to the chain before anything else happens.
     fn watch(&mut self, node: ProcessId, effects: &[Effect]) -> Result<(), Violation> {
         let mut moved = false;
+        if let Some(process) = &self.nodes[node].process {
+            self.checker.stands_on(node, process.last_final());
+        }
         for effect in effects {
             match effect {
                 Effect::Event(Event::Chain(change)) => {
+                    if let Some(validator) = self.nodes[node].validator {
+                        change.applied.iter().for_each(|applied| self.checker.executed_by(validator, applied.id));
+                    }
                     self.checker.changed(node, self.clock(node), change)?;
                     moved = true;
                     self.facts.undone += change.undone.len() as u64;
@@ -120,6 +126,15 @@ impl Simulation {
                     self.note(node, "chain", &[&head.0], || {
                         format!("{undone} undone, {applied} applied; after this step {} at {height}", short(&head.0))
                     });
+                }
+                Effect::Event(Event::DoubleSigning(evidence)) => {
+                    self.facts.double_votes += 1;
+                    let signer = evidence.signer();
+                    self.note(node, "evidence", &[&signer.0.to_le_bytes()], || format!("{evidence:?}"));
+                }
+                Effect::Event(Event::VotesForgotten(refused)) => {
+                    let what = refused.to_string();
+                    self.note(node, "forgot", &[what.as_bytes()], || what.clone());
                 }
                 Effect::Halt(_) => self.nodes[node].halted = true,
                 Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
@@ -265,6 +280,14 @@ impl Simulation {
             Say::Broadcast(message) => self.say(node, None, message)?,
             Say::Publish(message) => self.publish(node, &message),
             Say::Reply { request, verdicts } => self.reply(node, request, &verdicts)?,
+            Say::Event(Event::Final(certificate)) => {
+                self.checker.finalised(node, &certificate)?;
+                self.facts.decisions = self.facts.decisions.max(certificate.decision);
+                let (decision, block) = (certificate.decision, certificate.block);
+                self.note(node, "final", &[&block.id.0, &decision.to_le_bytes()], || {
+                    format!("{} at {} by decision {decision}", short(&block.id.0), block.height)
+                });
+            }
             Say::Event(_) => {}
             Say::Halt(HaltReason::TwinFound { boot }) => {
                 self.note(node, "twin", &[], || format!("another process has boot {boot:#x}"));
@@ -283,6 +306,9 @@ impl Simulation {
             // A block of its own that survived a crash unsent is signed all the same.
             let own = blocks.iter().filter(|block| block.header.proposer == me);
             own.into_iter().try_for_each(|block| self.checker.signed(block))?;
+        }
+        if let (Message::Finality(said), Some(me)) = (&message, me) {
+            self.checker.voted(me, said)?;
         }
         let own_block = match (&message, me) {
             (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),

@@ -202,6 +202,7 @@ fn name(message: &Message) -> &'static str {
         Message::Blocks(_) => "blocks",
         Message::FetchBatches(_) => "fetch batches",
         Message::Missing(_) => "missing",
+        Message::Finality(_) => "finality",
     }
 }
 
@@ -226,6 +227,7 @@ fn fingerprint(message: &Message) -> [u8; 8] {
         Message::FetchBlocks { locator } => locator.first().map_or([0; 8], |id| of(&id.0)),
         Message::FetchAncestors { id, .. } => of(&id.0),
         Message::Blocks(blocks) => (blocks.len() as u64).to_le_bytes(),
+        Message::Finality(message) => of(blake3::hash(&message.to_bytes()).as_bytes()),
     }
 }
 
@@ -262,6 +264,7 @@ fn describe(message: &Message) -> String {
         ),
         Message::FetchBlocks { locator } => format!("behind {}", short(&locator.first().map_or([0; 32], |id| id.0))),
         Message::FetchAncestors { id, known_height } => format!("{} above {known_height}", short(&id.0)),
+        Message::Finality(message) => format!("{message:?}"),
         Message::Blocks(blocks) => {
             let heights = |block: Option<&Arc<Block>>| block.map_or(0, |block| block.header.height);
             format!("heights {} to {}", heights(blocks.first()), heights(blocks.last()))

@@ -23,7 +23,7 @@ fn home() -> (World, Vec<Record>, MemoryFiles) {
     records.iter().for_each(|record| world.append(&mut start.store, record));
     start.store.syncer().sync_all().unwrap();
     start.checkpoint.apply(&world.step(None, &blocks(&records)[3])).unwrap();
-    start.safety.write(&SafetyRecord { last_signed_slot: 6 }).unwrap();
+    start.safety.write(&SafetyRecord { last_signed_slot: 6, ..SafetyRecord::default() }).unwrap();
     start.store.seal().unwrap();
     (world, records, files)
 }
@@ -57,7 +57,7 @@ fn a_start_loads_the_checkpoint_and_a_follower_executes_the_rest() {
     let start = started(&files, &world);
     assert_eq!(start.report.start, Start::Checkpoint { height: 4 });
     assert_eq!(start.recovered.state.root(), blocks(&records)[3].header.state_root);
-    assert_eq!(start.recovered.safety, Some(SafetyRecord { last_signed_slot: 6 }));
+    assert_eq!(start.recovered.safety, Some(SafetyRecord { last_signed_slot: 6, ..SafetyRecord::default() }));
     assert_eq!(start.recovered.blocks, blocks(&records));
     let follower = follow(start, &world);
     assert_eq!((follower.head().1, follower.state().root()), (6, world.state.root()));

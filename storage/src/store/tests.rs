@@ -1,5 +1,6 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use zeni_consensus::finality::{LogEntry, LoggedTimeout};
 use zeni_consensus::{Archive, Record};
 use zeni_ledger::execute::execute;
 
@@ -73,6 +74,7 @@ fn what_was_written_is_there_again_in_its_order() {
                 assert_eq!(reader.block(&id).unwrap().as_ref(), Some(block));
                 assert_eq!(*reader.undo(&id).unwrap().unwrap(), world.undos[&id]);
             }
+            Record::Certificate(_) | Record::Finality { .. } => unreachable!("a chain has none"),
         }
     }
     assert_eq!(reader.batch(&BatchDigest([1; 32])).unwrap(), None);
@@ -309,6 +311,7 @@ fn a_rotten_byte_anywhere_is_named_and_healed_from_a_peer() {
             Record::Batch(batch) => lost.batches.contains(&batch.digest()),
             // The head is nobody's parent: a peer's status tells that it is missing.
             Record::Block(block) => !store.reader().has_block(&block.id(&world.id)),
+            Record::Certificate(_) | Record::Finality { .. } => unreachable!("a chain has none"),
         };
         let fetched: Vec<&Record> = records.iter().filter(|record| is_lost(record)).collect();
         let is_head = |record: &Record| matches!(record, Record::Block(block) if block.header.height == 5);
@@ -322,6 +325,7 @@ fn a_rotten_byte_anywhere_is_named_and_healed_from_a_peer() {
                     let lists = blocks(&records).into_iter().find(|block| block.digests.contains(&batch.digest()));
                     lists.unwrap().id(&world.id)
                 }
+                Record::Certificate(_) | Record::Finality { .. } => unreachable!("a chain has none"),
             };
             assert_eq!(place.block, Some(block), "{context}: {place}");
         }
@@ -545,4 +549,55 @@ fn what_execution_gives_is_what_the_fixture_stored() {
         let executed = execute(&mut state, &world.genesis.rules, time, &batches);
         assert_eq!((executed.state_root, executed.applied), (block.header.state_root, 8));
     }
+}
+
+/// An entry that some decision logged.
+fn entry(decision: u64, round: u32) -> Record {
+    Record::Finality { decision, entry: LogEntry::Timeout { round, timeout: LoggedTimeout::Propose } }
+}
+
+#[test]
+fn certificates_and_the_log_of_the_open_decision_are_there_again() {
+    let mut world = World::new(3);
+    let records = world.chain(3, 1, 1);
+    let certificates: Vec<_> = (1..).zip(&blocks(&records)[..2]).map(|(at, block)| world.certify(at, block)).collect();
+    let files = home(&world);
+    let mut store = open(&files, &world, SMALL).0;
+    records.iter().for_each(|record| world.append(&mut store, record));
+    for record in [entry(1, 0), Record::Certificate(certificates[0].clone()), entry(2, 0), entry(2, 1)] {
+        store.append(&record).unwrap();
+    }
+    drop(store);
+    let (mut store, opened) = open(&files, &world, SMALL);
+    assert_eq!(opened.certificates, certificates[..1]);
+    let logged = |entries: &[Record]| {
+        entries
+            .iter()
+            .map(|record| match record {
+                Record::Finality { decision, entry } => (*decision, entry.clone()),
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(opened.finality, logged(&[entry(2, 0), entry(2, 1)]), "the first decision is over");
+    store.append(&Record::Certificate(certificates[1].clone())).unwrap();
+    store.append(&entry(3, 7)).unwrap();
+    store.seal().unwrap();
+    let verified = check(&files, &world).unwrap();
+    assert_eq!(verified.height, 3);
+    let opened = open(&files, &world, SMALL).1;
+    assert_eq!((opened.certificates, opened.finality), (certificates, logged(&[entry(3, 7)])));
+}
+
+#[test]
+fn a_certificate_that_too_few_signed_does_not_verify() {
+    let mut world = World::new(3);
+    let records = world.chain(2, 1, 1);
+    let block = blocks(&records)[0].clone();
+    let mut certificate = world.certify(1, &block);
+    certificate.signatures.truncate(1);
+    let files = sealed(&world, &[&records[..], &[Record::Certificate(certificate)]].concat(), SMALL);
+    let Err(VerifyError::Damaged(place)) = check(&files, &world) else { panic!("not found") };
+    assert_eq!(place.block, Some(block.id(&world.id)));
+    assert!(place.what.contains("no quorum"), "{place}");
 }

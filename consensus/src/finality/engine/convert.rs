@@ -147,8 +147,10 @@ pub(super) fn our_entry(input: &engine::Input<Zeni>) -> Option<LogEntry> {
     })
 }
 
-pub(super) fn their_entry(entry: &LogEntry) -> engine::Input<Zeni> {
-    match entry {
+/// The input that was logged; `None` for what is none.
+pub(super) fn their_entry(entry: &LogEntry) -> Option<engine::Input<Zeni>> {
+    Some(match entry {
+        LogEntry::Start => return None,
         LogEntry::Vote(signed) => engine::Input::Vote(their_vote(signed)),
         LogEntry::Proposal(signed) => engine::Input::Proposal(their_proposal(signed)),
         LogEntry::Polka(certificate) => engine::Input::PolkaCertificate(their_polka(certificate)),
@@ -171,7 +173,7 @@ pub(super) fn their_entry(entry: &LogEntry) -> engine::Input<Zeni> {
             };
             engine::Input::ProposedValue(proposed, ValueOrigin::Consensus)
         }
-    }
+    })
 }
 
 /// Every pair of conflicting signatures that the engine gathered.

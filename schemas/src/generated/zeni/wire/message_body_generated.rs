@@ -5,10 +5,10 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_MESSAGE_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_MESSAGE_BODY: u8 = 10;
+pub const ENUM_MAX_MESSAGE_BODY: u8 = 11;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 11] = [
+pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 12] = [
   MessageBody::NONE,
   MessageBody::Status,
   MessageBody::Batch,
@@ -20,6 +20,7 @@ pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 11] = [
   MessageBody::Blocks,
   MessageBody::FetchBatches,
   MessageBody::Missing,
+  MessageBody::Finality,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -38,9 +39,10 @@ impl MessageBody {
   pub const Blocks: Self = Self(8);
   pub const FetchBatches: Self = Self(9);
   pub const Missing: Self = Self(10);
+  pub const Finality: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 10;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Status,
@@ -53,6 +55,7 @@ impl MessageBody {
     Self::Blocks,
     Self::FetchBatches,
     Self::Missing,
+    Self::Finality,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -68,6 +71,7 @@ impl MessageBody {
       Self::Blocks => Some("Blocks"),
       Self::FetchBatches => Some("FetchBatches"),
       Self::Missing => Some("Missing"),
+      Self::Finality => Some("Finality"),
       _ => None,
     }
   }

@@ -191,6 +191,20 @@ impl<'a> Message<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_finality(&self) -> Option<Finality<'a>> {
+    if self.body_type() == MessageBody::Finality {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Finality::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Message<'_> {
@@ -211,6 +225,7 @@ impl ::flatbuffers::Verifiable for Message<'_> {
           MessageBody::Blocks => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Blocks>>("MessageBody::Blocks", pos),
           MessageBody::FetchBatches => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FetchBatches>>("MessageBody::FetchBatches", pos),
           MessageBody::Missing => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Missing>>("MessageBody::Missing", pos),
+          MessageBody::Finality => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Finality>>("MessageBody::Finality", pos),
           _ => Ok(()),
         }
      })?
@@ -331,6 +346,13 @@ impl ::core::fmt::Debug for Message<'_> {
         },
         MessageBody::Missing => {
           if let Some(x) = self.body_as_missing() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        MessageBody::Finality => {
+          if let Some(x) = self.body_as_finality() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -29,6 +29,9 @@ impl<'a> Status<'a> {
   pub const VT_WEIGHT_LOW: ::flatbuffers::VOffsetT = 20;
   pub const VT_WEIGHT_HIGH: ::flatbuffers::VOffsetT = 22;
   pub const VT_POOL: ::flatbuffers::VOffsetT = 24;
+  pub const VT_DECISION: ::flatbuffers::VOffsetT = 26;
+  pub const VT_FINAL_HEIGHT: ::flatbuffers::VOffsetT = 28;
+  pub const VT_FINAL_BLOCK: ::flatbuffers::VOffsetT = 30;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -40,12 +43,15 @@ impl<'a> Status<'a> {
     args: &'args StatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Status<'bldr>> {
     let mut builder = StatusBuilder::new(_fbb);
+    builder.add_final_height(args.final_height);
+    builder.add_decision(args.decision);
     builder.add_weight_high(args.weight_high);
     builder.add_weight_low(args.weight_low);
     builder.add_slot(args.slot);
     builder.add_height(args.height);
     builder.add_nonce(args.nonce);
     builder.add_boot(args.boot);
+    if let Some(x) = args.final_block { builder.add_final_block(x); }
     builder.add_pool(args.pool);
     if let Some(x) = args.head { builder.add_head(x); }
     if let Some(x) = args.echoes { builder.add_echoes(x); }
@@ -133,6 +139,28 @@ impl<'a> Status<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Status::VT_POOL, Some(0)).unwrap()}
   }
+  /// The last decision of the finality engine that the sender knows, and the block that it made final.
+  #[inline]
+  pub fn decision(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Status::VT_DECISION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn final_height(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Status::VT_FINAL_HEIGHT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn final_block(&self) -> &'a Bytes32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Bytes32>(Status::VT_FINAL_BLOCK, None).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Status<'_> {
@@ -152,6 +180,9 @@ impl ::flatbuffers::Verifiable for Status<'_> {
      .visit_field::<u64>("weight_low", Self::VT_WEIGHT_LOW, false)?
      .visit_field::<u64>("weight_high", Self::VT_WEIGHT_HIGH, false)?
      .visit_field::<u32>("pool", Self::VT_POOL, false)?
+     .visit_field::<u64>("decision", Self::VT_DECISION, false)?
+     .visit_field::<u64>("final_height", Self::VT_FINAL_HEIGHT, false)?
+     .visit_field::<Bytes32>("final_block", Self::VT_FINAL_BLOCK, true)?
      .finish();
     Ok(())
   }
@@ -168,6 +199,9 @@ pub struct StatusArgs<'a> {
     pub weight_low: u64,
     pub weight_high: u64,
     pub pool: u32,
+    pub decision: u64,
+    pub final_height: u64,
+    pub final_block: Option<&'a Bytes32>,
 }
 impl<'a> Default for StatusArgs<'a> {
   #[inline]
@@ -184,6 +218,9 @@ impl<'a> Default for StatusArgs<'a> {
       weight_low: 0,
       weight_high: 0,
       pool: 0,
+      decision: 0,
+      final_height: 0,
+      final_block: None, // required field
     }
   }
 }
@@ -238,6 +275,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatusBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(Status::VT_POOL, pool, 0);
   }
   #[inline]
+  pub fn add_decision(&mut self, decision: u64) {
+    self.fbb_.push_slot::<u64>(Status::VT_DECISION, decision, 0);
+  }
+  #[inline]
+  pub fn add_final_height(&mut self, final_height: u64) {
+    self.fbb_.push_slot::<u64>(Status::VT_FINAL_HEIGHT, final_height, 0);
+  }
+  #[inline]
+  pub fn add_final_block(&mut self, final_block: &Bytes32) {
+    self.fbb_.push_slot_always::<&Bytes32>(Status::VT_FINAL_BLOCK, final_block);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     StatusBuilder {
@@ -250,6 +299,7 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatusBuilder<'a, 'b, A> {
     let o = self.fbb_.end_table(self.start_);
     self.fbb_.required(o, Status::VT_ECHOES,"echoes");
     self.fbb_.required(o, Status::VT_HEAD,"head");
+    self.fbb_.required(o, Status::VT_FINAL_BLOCK,"final_block");
     ::flatbuffers::WIPOffset::new(o.value())
   }
 }
@@ -268,6 +318,9 @@ impl ::core::fmt::Debug for Status<'_> {
       ds.field("weight_low", &self.weight_low());
       ds.field("weight_high", &self.weight_high());
       ds.field("pool", &self.pool());
+      ds.field("decision", &self.decision());
+      ds.field("final_height", &self.final_height());
+      ds.field("final_block", &self.final_block());
       ds.finish()
   }
 }
