@@ -94,6 +94,8 @@ pub struct Chain {
     checkpoint: BlockId,
     /// The last final block: nothing else is chosen than what stands on it.
     root: FinalBlock,
+    /// The block that a quorum prevoted for last in the decision that is open.
+    preferred: Option<BlockId>,
     early: EarlyBatches,
     /// Batches of blocks adopted since the last [`Self::release_executed`].
     executed_batches: Vec<BatchDigest>,
@@ -115,6 +117,7 @@ impl Chain {
             undos: BTreeMap::new(),
             checkpoint: root,
             root: FinalBlock { id: root, height: 0 },
+            preferred: None,
             early: EarlyBatches::default(),
             executed_batches: Vec::new(),
             step_payments_max,
@@ -176,6 +179,19 @@ impl Chain {
         if !self.mutation.is(Mutant::IgnoreFinality) && self.tree.is_canonical(&block.id) {
             self.tree.drop_beside(self.checkpoint, &block.id);
         }
+    }
+
+    /// While a decision is open, what stands on the block of its newest polka is preferred to all that is heavier, if it
+    /// can be executed here: whoever precommitted that block waits for the others' votes, and they vote for nothing that
+    /// they have not executed. True if that changes anything.
+    pub fn prefer(&mut self, block: Option<BlockId>) -> bool {
+        std::mem::replace(&mut self.preferred, block) != block
+    }
+
+    /// The preferred block, if it is known and can become final.
+    fn preferred(&self) -> Option<BlockId> {
+        let stands = |id: &BlockId| *id != self.root.id && self.descends_from_root(id);
+        self.preferred.filter(|id| stands(id) && !self.mutation.is(Mutant::IgnorePolka))
     }
 
     /// Whether a canonical block lists this batch.
@@ -280,6 +296,16 @@ impl Chain {
     fn better_head(&self) -> Option<BlockId> {
         let unrooted = self.genesis.block_id();
         let root = if self.mutation.is(Mutant::IgnoreFinality) { &unrooted } else { &self.root.id };
+        let preferred = self.preferred();
+        let root = match &preferred {
+            Some(preferred) if self.tree.is_canonical(preferred) => preferred,
+            Some(preferred) => match self.tree.better_head(preferred) {
+                Some(goal) => return Some(goal),
+                // It cannot be executed here yet.
+                None => root,
+            },
+            None => root,
+        };
         let goal = self.tree.better_head(root)?;
         let heavier = self.tree.expect(&goal).weight > self.head_node().weight || !self.tree.is_canonical(root);
         (heavier || !self.mutation.is(Mutant::FirstSeenWins)).then_some(goal)
@@ -586,10 +612,11 @@ impl Chain {
     }
 
     /// Whether a block is known and there is nothing left to do about it: canonical, lighter than the head, false, or
-    /// beside what is final.
+    /// beside what is final or preferred.
     pub fn is_settled(&self, id: &BlockId) -> bool {
+        let root = self.preferred().filter(|preferred| self.tree.is_canonical(preferred)).unwrap_or(self.root.id);
         self.tree.node(id).is_some_and(|node| {
-            let light = || node.weight <= self.head_node().weight || !self.descends_from_root(id);
+            let light = || node.weight <= self.head_node().weight || !self.tree.descends(id, &root);
             self.tree.is_canonical(id) || node.validity == Validity::Invalid || light()
         })
     }

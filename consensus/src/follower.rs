@@ -77,7 +77,7 @@ impl Follower {
         let executes = matches!(input, Input::Tick) || !self.replica.is_unfinished();
         match input {
             Input::Connected(validator) => {
-                self.replica.peers.connected(validator);
+                self.replica.peer_connected(validator);
                 self.replica.peers.heard(validator, now);
             }
             Input::Disconnected(validator) => self.replica.peers.disconnected(validator),

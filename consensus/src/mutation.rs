@@ -39,12 +39,16 @@ pub enum Mutant {
     IgnoreFinality,
     /// The finality engine starts anew after a crash, without its log and without its guard.
     ForgetVotes,
+    /// A block is voted for that was not executed here.
+    VoteUnexecuted,
+    /// Fork choice goes by weight alone while a decision is open, whatever a quorum prevoted for.
+    IgnorePolka,
     /// Whoever is behind in finality is not sent the certificate that it missed.
     NoCertificateForLate,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -62,6 +66,8 @@ impl Mutant {
         Self::ListEarly,
         Self::IgnoreFinality,
         Self::ForgetVotes,
+        Self::VoteUnexecuted,
+        Self::IgnorePolka,
         Self::NoCertificateForLate,
     ];
 }

@@ -1,7 +1,7 @@
 //! What a validator and a follower have in common: take blocks and batches from peers, fetch what is missing, and
 //! follow fork choice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use zeni_ledger::{Block, BlockId, CommitCertificate, ValidatorIndex, VerifiedBatch};
@@ -62,6 +62,8 @@ pub(crate) struct Replica {
     /// Whether fork choice may have something to do.
     changed: bool,
     finality: Finality,
+    /// Blocks that the open decision is about.
+    proposed: BTreeSet<BlockId>,
     mutation: Mutation,
 }
 
@@ -94,6 +96,7 @@ impl Replica {
             reached: 0,
             changed: true,
             finality: Finality::default(),
+            proposed: BTreeSet::new(),
             mutation,
         }
     }
@@ -132,7 +135,7 @@ impl Replica {
     }
 
     /// Takes a checked block whose slot has begun. Of a proposer that signs many blocks for one slot only the first
-    /// few are taken, and those that something already here builds on.
+    /// few are taken, and those that something already here builds on or a decision is about.
     fn take(
         &mut self,
         now: Millis,
@@ -142,7 +145,9 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         let twins = self.note_proposal(id, &block, out);
-        let awaited = || self.orphans.values().any(|(orphan, _)| orphan.header.parent == id);
+        let built_on = || self.orphans.values().any(|(orphan, _)| orphan.header.parent == id);
+        let decided = || self.finality.pending.as_ref().is_some_and(|(pending, _)| pending.block.id == id);
+        let awaited = || built_on() || decided() || self.proposed.contains(&id);
         if twins <= BLOCKS_PER_SLOT_MAX || awaited() {
             self.place(now, from, id, block, out);
         }
@@ -196,6 +201,7 @@ impl Replica {
             // what comes may lead there, and show that two decisions contradict each other.)
             let settled = self.finality.pending.is_none() && !self.mutation.is(Mutant::IgnoreFinality);
             if settled && block.header.height <= self.chain.root().height {
+                self.drop_orphans_on(id);
                 continue;
             }
             let has_room = self.make_room_for(&parent);
@@ -209,6 +215,7 @@ impl Replica {
             }
             // Whoever sent it has not heard what is final, and is told when it says where it stands.
             if settled && !self.chain.descends_from_root(&parent) {
+                self.drop_orphans_on(id);
                 continue;
             }
             match self.chain.insert(id, block, &self.batches) {
@@ -230,6 +237,20 @@ impl Replica {
                 let (block, from) = self.orphans.remove(&child).expect("listed just now");
                 ready.push((child, block, from));
             }
+        }
+    }
+
+    /// Drops the orphans that build on a block which will never be taken.
+    fn drop_orphans_on(&mut self, id: BlockId) {
+        let mut dropped = vec![id];
+        while let Some(below) = dropped.pop() {
+            self.orphans.retain(|id, (orphan, _)| {
+                let builds_on_it = orphan.header.parent == below;
+                if builds_on_it {
+                    dropped.push(*id);
+                }
+                !builds_on_it
+            });
         }
     }
 
@@ -272,19 +293,39 @@ impl Replica {
         }
         self.orphans.insert(id, (block, from));
         if let Some(peer) = from.filter(|_| !self.orphans.contains_key(&parent))
-            && self.block_sync.ask_ancestors(parent, now)
+            && self.block_sync.ask_ancestors(parent, now).is_some()
         {
             let known_height = self.chain.head_node().height;
             out.push(send(peer, Message::FetchAncestors { id: parent, known_height }));
         }
     }
 
-    /// Asks a peer for a block and its ancestors, if it was not asked for just now.
-    pub(crate) fn ask_for(&mut self, now: Millis, id: BlockId, peer: ValidatorIndex, out: &mut Vec<Effect>) {
-        if self.block_sync.ask_ancestors(id, now) {
-            let known_height = self.chain.root().height;
-            out.push(send(peer, Message::FetchAncestors { id, known_height }));
+    /// Asks for a block that a decision is about, or for the lowest missing one under it: first whoever should have it, and
+    /// then, as time goes on, everyone in turn.
+    pub(crate) fn seek(&mut self, now: Millis, id: BlockId, first: Option<ValidatorIndex>, out: &mut Vec<Effect>) {
+        let mut missing = id;
+        while let Some((orphan, _)) = self.orphans.get(&missing) {
+            missing = orphan.header.parent;
         }
+        let mut peers = self.peers.reachable(now);
+        if self.chain.tree().contains(&missing) || peers.is_empty() {
+            return;
+        }
+        if let Some(place) = peers.iter().position(|peer| Some(*peer) == first) {
+            peers.swap(0, place);
+        }
+        if let Some(asked_before) = self.block_sync.ask_ancestors(missing, now) {
+            let peer = peers[asked_before as usize % peers.len()];
+            let known_height = self.chain.root().height;
+            out.push(send(peer, Message::FetchAncestors { id: missing, known_height }));
+        }
+    }
+
+    /// What the open decision is about: these blocks are taken however many their proposers signed, and what stands on the
+    /// preferred one is preferred.
+    pub(crate) fn follow_decision(&mut self, proposed: BTreeSet<BlockId>, preferred: Option<BlockId>) {
+        self.proposed = proposed;
+        self.changed |= self.chain.prefer(preferred);
     }
 
     /// Takes the answer to a question for blocks.
@@ -322,6 +363,11 @@ impl Replica {
         }
         out.push(Effect::Append(Record::Batch(batch)));
         true
+    }
+
+    pub(crate) fn peer_connected(&mut self, peer: ValidatorIndex) {
+        self.peers.connected(peer);
+        self.fetcher.peer_connected();
     }
 
     /// Wants a batch that waits in a peer's pool.
@@ -376,7 +422,11 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) -> Result<bool, HaltReason> {
         let newest = self.newest_certificate();
-        if newest.is_some_and(|newest| *newest == certificate || newest.decision > certificate.decision) {
+        let known = |newest: &CommitCertificate| {
+            let same = newest.decision == certificate.decision && newest.block == certificate.block;
+            same || newest.decision > certificate.decision
+        };
+        if newest.is_some_and(known) {
             return Ok(false);
         }
         let genesis_id = self.chain.genesis_id();
@@ -390,9 +440,6 @@ impl Replica {
             if contradicts || newest.decision < certificate.decision && newest.block.height >= certificate.block.height
             {
                 return Err(self.conflict(&certificate));
-            }
-            if newest.decision == certificate.decision {
-                return Ok(false);
             }
         }
         out.push(Effect::Append(Record::Certificate(certificate.clone())));
@@ -429,9 +476,7 @@ impl Replica {
         let Some((certificate, from)) = self.finality.pending.take() else { return Ok(()) };
         let block = certificate.block;
         let Some(node) = self.chain.tree().node(&block.id) else {
-            if let Some(peer) = from.filter(|_| !self.orphans.contains_key(&block.id)) {
-                self.ask_for(now, block.id, peer, out);
-            }
+            self.seek(now, block.id, from, out);
             self.finality.pending = Some((certificate, from));
             return Ok(());
         };
@@ -442,6 +487,13 @@ impl Replica {
             return Err(HaltReason::FalseFinality { decision: certificate.decision, block: block.id });
         }
         self.chain.make_final(block);
+        // What is not above it leads nowhere, and what builds on that neither.
+        let beside: Vec<BlockId> =
+            self.orphans.iter().filter(|(_, (orphan, _))| orphan.header.height <= block.height).map(|(id, _)| *id).collect();
+        for id in beside {
+            self.orphans.remove(&id);
+            self.drop_orphans_on(id);
+        }
         let tree = self.chain.tree();
         self.resume = self.resume.filter(|id| tree.contains(id));
         if !tree.descends(&self.tip, &block.id) {

@@ -22,8 +22,11 @@ pub const FETCH_TIMEOUT_MS: u64 = 3_000;
 pub const FETCH_PATIENCE_MS: u64 = 10 * FETCH_TIMEOUT_MS;
 /// Idle wants that one step looks at, at most.
 const WANTS_LOOKED_AT_MAX: usize = 4_096;
-/// When every reachable peer was asked in vain, the next round begins after this long.
+/// When every reachable peer was asked in vain, the next round begins after this long, and after each further round
+/// twice as long, up to [`FETCH_REST_MAX_MS`]: what nobody has any more is not asked for without end.
 pub const FETCH_REST_MS: u64 = 500;
+/// The longest rest between two rounds. A new connection ends every rest.
+pub const FETCH_REST_MAX_MS: u64 = 32_000;
 
 #[derive(Debug, Clone, Default)]
 struct Want {
@@ -34,6 +37,8 @@ struct Want {
     tried: BTreeSet<ValidatorIndex>,
     /// Nobody is asked before this: everyone was.
     rests_until: Option<Millis>,
+    /// Rounds in which everyone was asked in vain.
+    rounds: u32,
     order: u64,
 }
 
@@ -152,6 +157,16 @@ impl Fetcher {
         self.wants.insert(*digest, want);
     }
 
+    /// Somebody connected, who may have what all others have not: the rests are over.
+    pub fn peer_connected(&mut self) {
+        let resting = |(digest, want): (&BatchDigest, &mut Want)| {
+            want.rounds = 0;
+            want.rests_until.map(|_| *digest)
+        };
+        let resting: Vec<BatchDigest> = self.wants.iter_mut().filter_map(resting).collect();
+        resting.iter().for_each(|digest| self.retry(digest));
+    }
+
     /// Ends the questions whose time is over. Whoever still delivers is given more time: what it was asked for stands
     /// in its queue.
     fn expire(&mut self, now: Millis) {
@@ -195,8 +210,10 @@ impl Fetcher {
                     continue;
                 }
                 want.tried.clear();
-                want.rests_until = Some(now + FETCH_REST_MS);
-                self.deadlines.insert((now + FETCH_REST_MS, *digest));
+                let until = now + FETCH_REST_MS.saturating_mul(1 << want.rounds.min(31)).min(FETCH_REST_MAX_MS);
+                want.rounds += 1;
+                want.rests_until = Some(until);
+                self.deadlines.insert((until, *digest));
                 asked.push(*order);
                 continue;
             }
@@ -234,8 +251,8 @@ pub struct BlockSync {
     asked: Option<(ValidatorIndex, Millis)>,
     /// Who did not answer with anything new, and when it was asked. Others are asked first for a while.
     failed: BTreeMap<ValidatorIndex, Millis>,
-    /// Blocks asked by id, and when, so that an orphan is not asked for at every message.
-    ancestors: BTreeMap<BlockId, Millis>,
+    /// Blocks asked by id, when last, and how often, so that an orphan is not asked for at every message.
+    ancestors: BTreeMap<BlockId, (Millis, u32)>,
 }
 
 /// For this long after a question for blocks that led nowhere, other peers are asked first.
@@ -276,14 +293,19 @@ impl BlockSync {
         expected
     }
 
-    /// Whether a block may be asked for by id now; if so, notes it.
-    pub fn ask_ancestors(&mut self, id: BlockId, now: Millis) -> bool {
-        self.ancestors.retain(|_, at| now.since(*at) < FETCH_TIMEOUT_MS);
-        let free = self.ancestors.len() < ANCESTORS_MAX && !self.ancestors.contains_key(&id);
-        if free {
-            self.ancestors.insert(id, now);
-        }
-        free
+    /// Whether a block may be asked for by id now; if so, notes it and says how often it was asked for of late.
+    pub fn ask_ancestors(&mut self, id: BlockId, now: Millis) -> Option<u32> {
+        self.ancestors.retain(|_, (at, _)| now.since(*at) < 2 * FETCH_TIMEOUT_MS);
+        let before = self.ancestors.get(&id).copied();
+        let free = match before {
+            Some((at, _)) => now.since(at) >= FETCH_TIMEOUT_MS,
+            None => self.ancestors.len() < ANCESTORS_MAX,
+        };
+        free.then(|| {
+            let times = before.map_or(0, |(_, times)| times + 1);
+            self.ancestors.insert(id, (now, times));
+            times
+        })
     }
 }
 

@@ -7,11 +7,13 @@
 //!   slots at most, so that nobody is held back by what is offered and never delivered).
 //! - A proposed block is valid if it was executed here and stands on the last final block; whether it is canonical here
 //!   does not matter. An unknown one is asked for, and its verdict withheld until it is executed: never *invalid*.
+//! - While a decision is open, fork choice prefers what stands on the block of its newest polka, so that everybody executes
+//!   what some have precommitted; and who knows a polka of an earlier round tells it when a round begins.
 //! - A decision becomes the root of fork choice, here and at whoever is told of it by its certificate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use zeni_ledger::{FinalBlock, ValidatorIndex};
+use zeni_ledger::{BlockId, FinalBlock, ValidatorIndex};
 
 use super::Core;
 use crate::archive::Record;
@@ -24,8 +26,8 @@ use crate::replica::send;
 use crate::time::Millis;
 use crate::tree::Validity;
 
-/// Blocks that wait for a verdict, at most: one for each round that is not over, and what liars add.
-const JUDGING_MAX: usize = 64;
+/// Whoever says that it is behind is sent the same certificate again after this long.
+const CERTIFICATE_REST_MS: u64 = 500;
 
 /// What one validator's core knows about its votes.
 #[derive(Debug)]
@@ -37,8 +39,10 @@ pub(super) struct Ballot {
     unreplayed: Option<(u64, Vec<LogEntry>)>,
     /// The round in which this validator has to propose, and found nothing to propose yet.
     proposal_due: Option<u32>,
-    /// Proposed blocks without a verdict.
-    judging: BTreeSet<FinalBlock>,
+    /// The last round at whose beginning the others were told of a polka of an earlier one.
+    told_polka: Option<(u64, u32)>,
+    /// Which certificate each validator was sent last, and when.
+    told: BTreeMap<ValidatorIndex, (u64, Millis)>,
     /// Since when every validator was heard by one that forgot what it signed.
     heard_all_since: Option<Millis>,
 }
@@ -63,9 +67,10 @@ impl Ballot {
         let ballot = Self {
             config,
             engine,
-            unreplayed: Some((newest + 1, entries)),
+            unreplayed: (!entries.is_empty()).then_some((newest + 1, entries)),
             proposal_due: None,
-            judging: BTreeSet::new(),
+            told_polka: None,
+            told: BTreeMap::new(),
             heard_all_since: None,
         };
         (ballot, remembers)
@@ -100,7 +105,7 @@ impl Core {
             return Ok(());
         }
         if message.decision() <= self.replica.newest_decision() {
-            self.tell_certificate(from, out);
+            self.tell_certificate(now, from, out);
             return Ok(());
         }
         if self.votes(now) && self.ballot.unreplayed.is_none() {
@@ -111,9 +116,15 @@ impl Core {
     }
 
     /// Sends the last certificate to a validator that says it is behind.
-    pub(super) fn tell_certificate(&self, to: ValidatorIndex, out: &mut Vec<Effect>) {
+    pub(super) fn tell_certificate(&mut self, now: Millis, to: ValidatorIndex, out: &mut Vec<Effect>) {
         let silent = self.mutation.is(Mutant::NoCertificateForLate);
-        if let Some(certificate) = self.replica.newest_certificate().filter(|_| !silent) {
+        let Some(certificate) = self.replica.newest_certificate().filter(|_| !silent) else { return };
+        let told = self.ballot.told.get(&to);
+        let just_now = |(decision, at): &(u64, Millis)| {
+            *decision == certificate.decision && now.since(*at) < CERTIFICATE_REST_MS
+        };
+        if !told.is_some_and(just_now) {
+            self.ballot.told.insert(to, (certificate.decision, now));
             let commit = FinalityMessage::Commit(certificate.clone());
             out.push(send(to, Message::Finality(Box::new(commit))));
         }
@@ -142,7 +153,6 @@ impl Core {
     /// Nothing is open any more.
     fn rest(&mut self) {
         self.ballot.proposal_due = None;
-        self.ballot.judging.clear();
     }
 
     /// Whether this validator may vote now.
@@ -175,6 +185,7 @@ impl Core {
     pub(super) fn drive_finality(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
         self.replica.follow_finality(now, out)?;
         self.notice_who_is_heard(now);
+        self.follow_decision(now, out);
         if self.replica.is_unfinished() || !self.votes(now) {
             return Ok(());
         }
@@ -197,8 +208,7 @@ impl Core {
         if self.safety.is_some_and(|safety| safety.readmitted) {
             return self.begin_anew(now, decision, out);
         }
-        let log = self.ballot.unreplayed.take_if(|(of, log)| *of != decision || !log.is_empty());
-        let outputs = match log {
+        let outputs = match self.ballot.unreplayed.take() {
             Some((of, log)) if of == decision => self.ballot.engine.recover(now, decision, &log),
             _ if self.is_above_final() => return self.start_decision(now, decision, out),
             _ => return Ok(()),
@@ -211,7 +221,6 @@ impl Core {
     }
 
     fn start_decision(&mut self, now: Millis, decision: u64, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
-        self.ballot.unreplayed = None;
         out.push(Effect::Append(Record::Finality { decision, entry: LogEntry::Start }));
         let outputs = self.ballot.engine.start(now, decision);
         self.outcome(now, outputs, out)
@@ -225,6 +234,11 @@ impl Core {
         }
         let guard = Guard::behind(self.replica.newest_decision());
         self.ballot.engine = Engine::new(self.ballot.config.clone(), guard);
+        self.ballot.unreplayed = None;
+        if let Some(safety) = &mut self.safety {
+            (safety.guard, safety.readmitted) = (guard, false);
+            out.push(Effect::Safety(*safety));
+        }
         self.start_decision(now, decision, out)
     }
 
@@ -245,7 +259,7 @@ impl Core {
                 self.ballot.heard_all_since = None;
                 self.rest();
                 if let Some(safety) = &mut self.safety {
-                    safety.readmitted = true;
+                    (safety.guard, safety.readmitted) = (guard, true);
                     out.push(Effect::Safety(*safety));
                 }
                 Ok(())
@@ -254,12 +268,33 @@ impl Core {
         }
     }
 
+    /// Tells the chain what the open decision is about, asks for the blocks that are missing, and the others of a polka
+    /// that they may not have heard of.
+    fn follow_decision(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let engine = &self.ballot.engine;
+        let proposed: BTreeMap<BlockId, ValidatorIndex> =
+            engine.awaiting().iter().map(|signed| (signed.proposal.block.id, signed.proposer)).collect();
+        let polka = engine.newest_polka();
+        let (place, round) = ((engine.decision(), engine.round().unwrap_or(0)), engine.round());
+        if let Some((of, block)) = polka.filter(|(of, _)| round > Some(*of) && self.ballot.told_polka != Some(place)) {
+            let polka = engine.polka(of, block).map(|polka| Effect::Broadcast(Message::Finality(Box::new(polka))));
+            out.extend(polka);
+            self.ballot.told_polka = Some(place);
+        }
+        let preferred = polka.map(|(_, block)| block.id);
+        let wanted: BTreeSet<BlockId> = proposed.keys().copied().chain(preferred).collect();
+        for id in &wanted {
+            self.replica.seek(now, *id, proposed.get(id).copied(), out);
+        }
+        self.replica.follow_decision(wanted, preferred);
+    }
+
     /// Gives every verdict that can be given.
     fn judge_final(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
-        let blocks: Vec<FinalBlock> = self.ballot.judging.iter().copied().collect();
+        let blocks: BTreeSet<FinalBlock> =
+            self.ballot.engine.awaiting().iter().map(|signed| signed.proposal.block).collect();
         for block in blocks {
             let Some(valid) = self.verdict(&block) else { continue };
-            self.ballot.judging.remove(&block);
             let outputs = self.ballot.engine.judge(now, block, valid);
             self.outcome(now, outputs, out)?;
         }
@@ -275,7 +310,8 @@ impl Core {
             _ if node.height != block.height || !stands || !above => Some(false),
             Validity::Invalid => Some(false),
             Validity::Valid => Some(true),
-            Validity::Unknown => None,
+            // Executed by an earlier process: only what was executed is stored.
+            Validity::Unknown => (node.stored || self.mutation.is(Mutant::VoteUnexecuted)).then_some(true),
         }
     }
 
@@ -322,7 +358,8 @@ impl Core {
                 Output::Log(entry) => out.push(Effect::Append(Record::Finality { decision, entry })),
                 Output::Send(message) => out.push(Effect::Broadcast(Message::Finality(Box::new(message)))),
                 Output::Propose { round, .. } => self.ballot.proposal_due = Some(round),
-                Output::Judge(block) => self.take_up(now, block, out),
+                // The engine keeps what it waits for, and the step ends with every verdict that can be given.
+                Output::Judge(_) => {}
                 Output::Decided(certificate) => decided = Some(certificate),
                 Output::Evidence(evidence) => out.push(Effect::Event(Event::DoubleSigning(Box::new(evidence)))),
             }
@@ -337,26 +374,8 @@ impl Core {
     fn note_guard(&mut self, out: &mut Vec<Effect>) {
         let guard = self.ballot.engine.guard();
         if let Some(safety) = self.safety.as_mut().filter(|safety| safety.guard != guard) {
-            (safety.guard, safety.readmitted) = (guard, false);
+            safety.guard = guard;
             out.push(Effect::Safety(*safety));
-        }
-    }
-
-    /// Notes a proposed block, and asks for it if it is not here.
-    fn take_up(&mut self, now: Millis, block: FinalBlock, out: &mut Vec<Effect>) {
-        if self.ballot.judging.len() >= JUDGING_MAX {
-            return;
-        }
-        self.ballot.judging.insert(block);
-        if !self.replica.knows(&block.id) {
-            let proposer = self
-                .ballot
-                .engine
-                .round()
-                .map(|round| self.ballot.engine.proposer(self.ballot.engine.decision(), round));
-            if let Some(peer) = proposer.filter(|peer| *peer != self.config.me) {
-                self.replica.ask_for(now, block.id, peer, out);
-            }
         }
     }
 

@@ -56,7 +56,7 @@ impl Core {
     /// A new connection: say where this node stands and what waits in its pool.
     pub(super) fn connected(&mut self, validator: ValidatorIndex, out: &mut Vec<Effect>) {
         if validator != self.config.me {
-            self.replica.peers.connected(validator);
+            self.replica.peer_connected(validator);
         }
         out.push(send(validator, Message::Status(self.status())));
         if self.mutation.is(Mutant::NoPoolExchange) {
@@ -84,7 +84,7 @@ impl Core {
             return Ok(());
         }
         if status.decision < self.replica.newest_decision() {
-            self.tell_certificate(from, out);
+            self.tell_certificate(now, from, out);
         }
         let boot = status.boot;
         let current = Message::Status(status.clone());

@@ -39,8 +39,8 @@ use timers::Timers;
 const DECISIONS_AHEAD_MAX: usize = 4;
 /// Messages kept of each such decision for every validator, at most.
 const MESSAGES_AHEAD_PER_VALIDATOR: usize = 8;
-/// Proposals of the running decision that wait for a verdict, at most; a round has one proposer, so more come only from
-/// one that signs twice.
+/// Proposals of the running decision that wait for a verdict, at most. If there are more, because nobody's verdict comes
+/// or because a proposer signs many, those of the lowest round give way: nobody votes there any more.
 const AWAITING_MAX: usize = 64;
 
 /// Who votes, and for which ledger.
@@ -185,6 +185,23 @@ impl Engine {
     pub fn proposer(&self, decision: u64, round: u32) -> ValidatorIndex {
         use arc_malachitebft_core_types::Validator as _;
         self.state.ctx.select_proposer(&self.validators, Decision(decision), Round::new(round)).address().0
+    }
+
+    /// Proposals of the running decision without a verdict.
+    pub fn awaiting(&self) -> &[SignedProposal] {
+        &self.awaiting
+    }
+
+    /// The last round of the running decision in which a quorum is known to have prevoted for a block, and that block.
+    pub fn newest_polka(&self) -> Option<(u32, FinalBlock)> {
+        let polkas = self.state.driver.polka_certificates().iter().filter(|_| self.running);
+        polkas.map(|polka| (round_number(polka.round), polka.value_id.0)).max()
+    }
+
+    /// The prevotes of a quorum for a block in a round of the running decision.
+    pub fn polka(&self, round: u32, block: FinalBlock) -> Option<FinalityMessage> {
+        let polka = self.state.driver.polka_certificate(Round::new(round), &Value(block)).filter(|_| self.running);
+        polka.map(|polka| FinalityMessage::Polka(our_polka(polka)))
     }
 
     /// Messages of coming decisions that are kept for them.
@@ -392,8 +409,11 @@ impl Engine {
     }
 
     fn await_verdict(&mut self, signed: SignedProposal) {
-        if self.awaiting.len() < AWAITING_MAX {
-            self.awaiting.push(signed);
+        self.awaiting.push(signed);
+        if self.awaiting.len() > AWAITING_MAX && !self.verdicts.contains_key(&signed.proposal.block) {
+            let rounds = self.awaiting.iter().enumerate().map(|(place, signed)| (signed.proposal.round, place));
+            let (_, lowest) = rounds.min().expect("there are many");
+            self.awaiting.remove(lowest);
         }
     }
 
@@ -597,7 +617,8 @@ impl Pass<'_> {
 
     fn sign(&mut self, place: Signed) -> SignatureBytes {
         use ed25519_dalek::Signer as _;
-        match self.voter.guard.allow(place) {
+        // Whatever follows on a signature that was refused is not signed either.
+        match self.refused.map_or_else(|| self.voter.guard.allow(place), Err) {
             Ok(()) => SignatureBytes(self.voter.key.sign(&place.digest).to_bytes()),
             Err(refused) => {
                 self.refused.get_or_insert(refused);
