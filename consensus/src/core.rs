@@ -378,6 +378,13 @@ impl Core {
         self.replica.chain.root()
     }
 
+    /// In the open decision, the last round in which a quorum is known to have prevoted for a block, and that block: fork
+    /// choice prefers what stands on it. With the number of the decision.
+    pub fn newest_polka(&self) -> Option<(u64, u32, FinalBlock)> {
+        let engine = self.ballot.engine();
+        engine.newest_polka().map(|(round, block)| (engine.decision(), round, block))
+    }
+
     /// Whether stored blocks wait to be executed, so that the head is not yet what fork choice will make it.
     pub fn is_executing(&self) -> bool {
         self.replica.is_unfinished()

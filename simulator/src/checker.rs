@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zeni_consensus::finality::FinalityMessage;
 use zeni_consensus::finality::guard::Step;
 use zeni_consensus::{ChainChange, Millis, Verdict};
-use zeni_ledger::finality::VoteKind;
+use zeni_ledger::finality::{FinalityVote, VoteKind};
 use zeni_ledger::{
     BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Payment, State, TransactionId, ValidatorIndex,
     VerifiedBatch,
@@ -52,6 +52,8 @@ pub struct Checker {
     told_final: Vec<Option<FinalBlock>>,
     /// Where the fork choice of each process begins.
     roots: Vec<FinalBlock>,
+    /// The block that each process prefers while a decision is open.
+    preferred: Vec<Option<(u64, u32, FinalBlock)>>,
     /// Certificates whose signatures were checked.
     certificates: BTreeSet<(u64, u32, BlockId)>,
     /// Validators that are known to sign twice: liars, and twins while they do not know of each other.
@@ -78,6 +80,7 @@ impl Checker {
             final_chain: vec![genesis],
             told_final: vec![None; processes],
             roots: vec![FinalBlock { id: genesis, height: 0 }; processes],
+            preferred: vec![None; processes],
             certificates: BTreeSet::new(),
             excused: BTreeSet::new(),
             holders: BTreeMap::new(),
@@ -183,6 +186,30 @@ impl Checker {
     /// Where a process's fork choice begins now.
     pub fn stands_on(&mut self, node: ProcessId, root: FinalBlock) {
         self.roots[node] = root;
+    }
+
+    /// A process prefers a block because a quorum prevoted for it, itself perhaps not aloud yet.
+    pub fn prefers(
+        &mut self,
+        node: ProcessId,
+        itself: Option<ValidatorIndex>,
+        polka: Option<(u64, u32, FinalBlock)>,
+    ) -> Result<(), Violation> {
+        let before = std::mem::replace(&mut self.preferred[node], polka);
+        let Some((decision, round, block)) = polka.filter(|_| before != polka) else { return Ok(()) };
+        let genesis = &self.world.genesis;
+        let vote = FinalityVote { kind: VoteKind::Prevote, decision, round, block: Some(block) };
+        let digest = vote.digest(&self.world.genesis_id);
+        let prevoted = |validator: &ValidatorIndex| {
+            let cast = self.voted.get(&(*validator, decision, round, Step::Prevote)) == Some(&digest);
+            cast || Some(*validator) == itself || self.excused.contains(validator) || self.forgetful.contains(validator)
+        };
+        let validators = genesis.validators.iter().zip((0..).map(ValidatorIndex));
+        let stake = validators.filter(|(_, index)| prevoted(index)).map(|(validator, _)| validator.stake).sum();
+        match genesis.fault_model.is_quorum(stake, genesis.total_stake()) {
+            true => Ok(()),
+            false => Err(Violation::PolkaUnfounded { node, block: block.id }),
+        }
     }
 
     /// A process tells that a block is final: its chain holds it, a quorum signed it and executed it, and what others hold
@@ -313,7 +340,13 @@ impl Checker {
     }
 
     fn check_not_better(&self, node: ProcessId, head: BlockId, other: BlockId) -> Result<(), Violation> {
-        let root = self.roots[node];
+        let preferred = self.preferred[node].map(|(_, _, block)| block);
+        // One that was not executed here may be one that cannot be.
+        let preferred = preferred.filter(|block| self.executed[node].contains(&block.id));
+        let root = preferred.filter(|block| self.descends(block.id, self.roots[node])).unwrap_or(self.roots[node]);
+        if self.descends(other, root) && preferred.is_some() && !self.descends(head, root) {
+            return Err(Violation::ForkChoice { node, head, better: other });
+        }
         if !self.descends(other, root) || !self.descends(head, root) {
             return Ok(());
         }

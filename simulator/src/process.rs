@@ -205,6 +205,14 @@ impl Process {
         }
     }
 
+    /// As [`Core::newest_polka`]; a follower knows of none.
+    pub fn newest_polka(&self) -> Option<(u64, u32, FinalBlock)> {
+        match &self.machine {
+            Machine::Core(core) => core.newest_polka(),
+            Machine::Follower(_) => None,
+        }
+    }
+
     /// Whether its core has more to execute before its head is what fork choice makes it.
     pub fn is_executing(&self) -> bool {
         match &self.machine {

@@ -18,6 +18,8 @@ pub enum Violation {
     ProposedTooSoon { node: usize, after_ms: u64, unheard: Vec<u16> },
     #[error("node {node} listed batch {digest}, which no other disk holds, though peers confirm")]
     ListedUnconfirmed { node: usize, digest: BatchDigest },
+    #[error("node {node} prefers block {block} for a quorum of prevotes that were never cast")]
+    PolkaUnfounded { node: usize, block: BlockId },
     #[error("node {node} stands on block {head}, though it has executed or received the better block {better}")]
     ForkChoice { node: usize, head: BlockId, better: BlockId },
     #[error("node {node} spoke of batch {digest} and had lost it after a crash")]

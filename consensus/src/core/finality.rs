@@ -79,6 +79,10 @@ impl Ballot {
     pub(super) fn guard(&self) -> Guard {
         self.engine.guard()
     }
+
+    pub(super) const fn engine(&self) -> &Engine {
+        &self.engine
+    }
 }
 
 /// The timeouts that nodes use; those of the network between them bound how long a decision takes.

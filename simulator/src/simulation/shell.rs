@@ -110,6 +110,7 @@ impl Simulation {
         let mut moved = false;
         if let Some(process) = &self.nodes[node].process {
             self.checker.stands_on(node, process.last_final());
+            self.checker.prefers(node, self.nodes[node].validator, process.newest_polka())?;
         }
         for effect in effects {
             match effect {
