@@ -49,7 +49,7 @@ pub struct NodeEntry {
 pub struct Checkpoint {
     /// Seconds between two checkpoints.
     pub interval_s: u64,
-    /// Blocks below the head at which a checkpoint stands.
+    /// Newest blocks whose index stays in memory, because a reorganisation may take them back.
     pub depth: u64,
 }
 

@@ -105,7 +105,6 @@ pub struct Surroundings {
     pub progress: Arc<Progress>,
     /// Seconds between checkpoints, and how deep they stand.
     pub checkpoint_interval: Duration,
-    pub checkpoint_depth: u64,
 }
 
 /// The running thread.
@@ -333,7 +332,7 @@ impl Following {
         self.next_checkpoint = now + self.around.checkpoint_interval;
         let archive = Arc::clone(&self.archive);
         let delta =
-            self.follower.checkpoint(self.around.checkpoint_depth, &*archive).map_err(FollowerFailure::Halted)?;
+            self.follower.checkpoint(&*archive).map_err(FollowerFailure::Halted)?;
         if let Some(delta) = delta
             && !self.keeper.checkpoint(delta)
         {

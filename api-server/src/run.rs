@@ -149,7 +149,6 @@ impl Running {
             nodes: follow_handle,
             progress: Arc::clone(&progress),
             checkpoint_interval: Duration::from_secs(config.checkpoint.interval_s),
-            checkpoint_depth: config.checkpoint.depth,
         };
         let (ended, follower_ended) = oneshot::channel();
         let (follower, questions) = FollowerThread::start(ledger, around, ended)?;

@@ -565,14 +565,14 @@ impl Chain {
         Ok(())
     }
 
-    /// What brings the checkpoint to `depth` blocks below the head; `None` if it stands there.
+    /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here
+    /// yet.
     ///
     /// # Panics
     /// If a token's sum is not zero.
-    pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        let height = self.head_node().height.saturating_sub(depth);
-        let goal = self.tree.canonical_at(height).expect("the height is not above the head's");
-        if goal == self.checkpoint {
+    pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
+        let FinalBlock { id: goal, height } = self.root;
+        if goal == self.checkpoint || !self.stands_on_root() {
             return Ok(None);
         }
         let sums = self.state.token_sums();

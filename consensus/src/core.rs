@@ -63,8 +63,8 @@ pub struct Recovered {
     pub certificates: Vec<CommitCertificate>,
     /// What the finality engine logged for decisions behind the last certificate, in the order of storing.
     pub finality: Vec<(u64, LogEntry)>,
-    /// Records of the log were lost, so that of what the finality engine logged some may be missing.
-    pub damaged: bool,
+    /// Of what the finality engine logged for those decisions some may be missing, because the log is damaged.
+    pub votes_lost: bool,
     /// `None` if it is lost: then the node only follows.
     pub safety: Option<SafetyRecord>,
 }
@@ -145,7 +145,7 @@ impl Core {
             EngineConfig { me: config.me, key: config.key.clone(), genesis: genesis.clone(), timeouts: TIMEOUTS };
         let log = if forgets { Vec::new() } else { recovered.finality };
         let (ballot, remembers) = Ballot::new(voter, guard, log, replica.newest_decision());
-        let forgot = (!remembers || recovered.damaged) && !forgets;
+        let forgot = (!remembers || recovered.votes_lost) && !forgets;
         let safety = safety.map(|safety| SafetyRecord {
             guard: ballot.guard(),
             readmitted: safety.readmitted || forgot,
@@ -340,13 +340,13 @@ impl Core {
         candidates.into_iter().flatten().min().expect("there is always a next status").max(now + 1)
     }
 
-    /// What brings the last checkpoint to the canonical block `depth` blocks below the head; `None` if it is there.
+    /// What brings the last checkpoint to the last final block; `None` if it is there.
     /// The shell hands it to storage; the next call starts from where this one ended.
     ///
     /// # Panics
     /// If a token's sum is not zero.
-    pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        self.replica.chain.checkpoint(depth, archive)
+    pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
+        self.replica.chain.checkpoint(archive)
     }
 
     /// The state at the canonical head.

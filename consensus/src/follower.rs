@@ -117,8 +117,8 @@ impl Follower {
     }
 
     /// As [`crate::Core::checkpoint`].
-    pub fn checkpoint(&mut self, depth: u64, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        self.replica.chain.checkpoint(depth, archive)
+    pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
+        self.replica.chain.checkpoint(archive)
     }
 
     /// The state at the canonical head.

@@ -25,8 +25,6 @@ pub type Reopen<F, O> = Box<dyn Fn() -> Result<Checkpoint<F, O>, StorageError> +
 /// The core thread's side.
 #[derive(Debug)]
 pub struct Checkpointer {
-    /// Blocks below the head.
-    depth: u64,
     jobs: Sender<Job>,
     progress: Arc<Progress>,
 }
@@ -59,13 +57,13 @@ impl Checkpointer {
     /// one failed, it is tried again instead.
     pub fn take(
         &self,
-        delta: impl FnOnce(u64) -> Result<Option<CheckpointDelta>, HaltReason>,
+        delta: impl FnOnce() -> Result<Option<CheckpointDelta>, HaltReason>,
     ) -> Result<(), HaltReason> {
         let mut stage = self.progress.stage();
         let job = match *stage {
             Stage::Writing => return Ok(()),
             Stage::Failed => Job::Again,
-            Stage::Free => match delta(self.depth)? {
+            Stage::Free => match delta()? {
                 Some(delta) => Job::Step(delta),
                 None => return Ok(()),
             },
@@ -79,12 +77,11 @@ impl Checkpointer {
 
 /// Starts the thread. It ends when the [`Checkpointer`] is dropped.
 pub fn start(
-    depth: u64,
     checkpoint: NodeCheckpoint,
     reopen: Reopen<DiskFiles, SledOverlay>,
     syncer: Syncer<DiskFiles>,
 ) -> std::io::Result<(Checkpointer, JoinHandle<()>)> {
-    let (checkpointer, mut writer, jobs) = pair(depth, checkpoint, reopen, syncer);
+    let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
     let run = move || jobs.into_iter().for_each(|job| writer.work(job));
     Ok((checkpointer, std::thread::Builder::new().name("checkpoint".into()).spawn(run)?))
 }
@@ -99,7 +96,6 @@ pub fn reopen(files: DiskFiles, genesis: Arc<Genesis>) -> Reopen<DiskFiles, Sled
 }
 
 fn pair<F: Files, O: Overlay>(
-    depth: u64,
     checkpoint: Checkpoint<F, O>,
     reopen: Reopen<F, O>,
     syncer: Syncer<F>,
@@ -107,7 +103,7 @@ fn pair<F: Files, O: Overlay>(
     let (jobs, waiting) = bounded(1);
     let progress = Arc::new(Progress(Mutex::new(Stage::Free)));
     let writer = Writer { checkpoint: Some(checkpoint), reopen, syncer, failed: None, progress: Arc::clone(&progress) };
-    (Checkpointer { depth, jobs, progress }, writer, waiting)
+    (Checkpointer { jobs, progress }, writer, waiting)
 }
 
 struct Writer<F: Files, O: Overlay> {
@@ -198,7 +194,7 @@ mod tests {
         CheckpointDelta { from, to: BlockId([height; 32]), height: height.into(), accounts }
     }
 
-    fn no_new_step(_depth: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
+    fn no_new_step() -> Result<Option<CheckpointDelta>, HaltReason> {
         panic!("the step that failed comes first")
     }
 
@@ -220,12 +216,12 @@ mod tests {
         let (files, genesis) = (MemoryFiles::new(), genesis());
         let (syncer, reopen) = (syncer(&files, &genesis), in_memory(&files, &genesis));
         let checkpoint = reopen().unwrap();
-        let (checkpointer, mut writer, jobs) = pair(5, checkpoint, reopen, syncer);
+        let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
         let metrics = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&metrics, || {
             files.inject(Fault::Capacity { bytes: 0 });
             let first = step(genesis.block_id(), 1);
-            checkpointer.take(|depth| Ok((depth == 5).then_some(first))).unwrap();
+            checkpointer.take(|| Ok(Some(first))).unwrap();
             checkpointer.take(no_new_step).unwrap();
             writer.work(jobs.try_recv().unwrap());
             assert!(jobs.try_recv().is_err(), "a second one was asked for while the first was being written");
@@ -234,7 +230,7 @@ mod tests {
             files.inject(Fault::Capacity { bytes: u64::MAX });
             checkpointer.take(no_new_step).unwrap();
             writer.work(jobs.try_recv().unwrap());
-            checkpointer.take(|_| Ok(Some(step(BlockId([1; 32]), 2)))).unwrap();
+            checkpointer.take(|| Ok(Some(step(BlockId([1; 32]), 2)))).unwrap();
             writer.work(jobs.try_recv().unwrap());
         });
         let page = metrics.handle().render();
@@ -249,10 +245,10 @@ mod tests {
         let (files, genesis) = (MemoryFiles::new(), genesis());
         let (syncer, reopen) = (syncer(&files, &genesis), in_memory(&files, &genesis));
         let checkpoint = reopen().unwrap();
-        let (checkpointer, mut writer, jobs) = pair(0, checkpoint, reopen, syncer);
+        let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
         // Two writes make the step's file; the third would put it into the checkpoint.
         files.inject(Fault::Write { after: 2 });
-        checkpointer.take(|_| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        checkpointer.take(|| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
         checkpointer.take(no_new_step).unwrap();
@@ -267,11 +263,11 @@ mod tests {
         let files = DiskFiles::open(directory.path()).unwrap();
         let (syncer, reopen) = (syncer(&files, &genesis), reopen(files.clone(), Arc::clone(&genesis)));
         let checkpoint = reopen().unwrap();
-        let (checkpointer, mut writer, jobs) = pair(0, checkpoint, reopen, syncer);
+        let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
         // A directory where the step's file belongs cannot be replaced by it.
         let obstacle = directory.path().join("checkpoint.delta");
         std::fs::create_dir(&obstacle).unwrap();
-        checkpointer.take(|_| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        checkpointer.take(|| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
         assert!(writer.checkpoint.is_none(), "sled stays open in whatever state the failure left it");

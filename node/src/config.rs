@@ -65,13 +65,11 @@ pub enum ClientRole {
 pub struct Checkpoint {
     /// Seconds from one to the next.
     pub interval_s: u64,
-    /// Blocks below the head.
-    pub depth: u64,
 }
 
 impl Default for Checkpoint {
     fn default() -> Self {
-        Self { interval_s: 300, depth: 20 }
+        Self { interval_s: 300 }
     }
 }
 
@@ -218,7 +216,6 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let limits = &self.limits;
         in_range("checkpoint.interval_s", self.checkpoint.interval_s, 1, 86_400, "1 to 86400 seconds")?;
-        in_range("checkpoint.depth", self.checkpoint.depth, 1, 100_000, "1 to 100000 blocks")?;
         let sizes = [
             ("limits.ingress_payments", limits.ingress_payments, 1_024, 1 << 24),
             ("limits.client_payments", limits.client_payments, 1_024, 1 << 24),
@@ -282,7 +279,7 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.genesis, Path::new("/srv/zeni/genesis.toml"));
         assert_eq!(config.key, Path::new("/etc/zeni/key"));
-        assert_eq!((config.checkpoint.interval_s, config.checkpoint.depth), (300, 20));
+        assert_eq!(config.checkpoint.interval_s, 300);
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.metrics, None);
     }

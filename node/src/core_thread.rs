@@ -183,7 +183,7 @@ impl CoreThread {
             }
             Task::Checkpoint => {
                 let (core, reader) = (&mut self.core, &self.reader);
-                self.checkpointer.take(|depth| core.checkpoint(depth, reader)).map_err(CoreFailure::Checkpoint)?;
+                self.checkpointer.take(|| core.checkpoint(reader)).map_err(CoreFailure::Checkpoint)?;
             }
             Task::Stop => return Ok(Flow::Stop),
         }

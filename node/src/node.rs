@@ -101,7 +101,7 @@ impl Node {
         let identity = Identity { genesis: Arc::clone(&setup.genesis), key: key::public(&setup.key), boot };
         let unsynced = Arc::new(Unsynced::default());
         let threads =
-            Threads { links: &links, failed: &failed, unsynced: &unsynced, depth: setup.config.checkpoint.depth };
+            Threads { links: &links, failed: &failed, unsynced: &unsynced };
         let (core, committer, checkpoint) =
             threads.start(recovery, identity, core_receiver).map_err(StartError::Thread)?;
         let services = Arc::new(Services {
@@ -212,7 +212,6 @@ struct Threads<'a> {
     links: &'a Arc<Links>,
     failed: &'a mpsc::UnboundedSender<Failure>,
     unsynced: &'a Arc<Unsynced>,
-    depth: u64,
 }
 
 impl Threads<'_> {
@@ -227,7 +226,7 @@ impl Threads<'_> {
         let disk = Disk { safety, log: store.syncer() };
         let committer = self.start_committer(disk, waiting)?;
         let reopen = checkpoint::reopen(files, Arc::clone(&identity.genesis));
-        let (checkpointer, checkpoint) = checkpoint::start(self.depth, checkpoint, reopen, store.syncer())?;
+        let (checkpointer, checkpoint) = checkpoint::start(checkpoint, reopen, store.syncer())?;
         let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, Arc::clone(self.unsynced));
         Ok((self.start_core(thread, effects)?, committer, checkpoint))
     }

@@ -248,11 +248,11 @@ impl Process {
     }
 
     /// Asks for the next checkpoint.
-    pub fn checkpoint_delta(&mut self, depth: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
+    pub fn checkpoint_delta(&mut self) -> Result<Option<CheckpointDelta>, HaltReason> {
         let archive: &dyn Archive = &self.reader;
         match &mut self.machine {
-            Machine::Core(core) => core.checkpoint(depth, archive),
-            Machine::Follower(follower) => follower.checkpoint(depth, archive),
+            Machine::Core(core) => core.checkpoint(archive),
+            Machine::Follower(follower) => follower.checkpoint(archive),
         }
     }
 

@@ -34,7 +34,6 @@ pub struct Profile {
     /// Of a thousand syncs; such a one takes up to a second.
     pub slow_sync: u64,
     pub checkpoint_every_ms: u64,
-    pub checkpoint_depth: u64,
     pub segment_bytes: u64,
     /// The validator that lies, if one does.
     pub byzantine: Option<usize>,
@@ -62,7 +61,6 @@ impl Profile {
             sync_ms: (0, dice.between(1, 40)),
             slow_sync: dice.between(0, 20),
             checkpoint_every_ms: dice.between(3_000, 60_000),
-            checkpoint_depth: dice.between(1, 20),
             segment_bytes: dice.between(8 << 10, 128 << 10),
             byzantine: (validators >= 4 && dice.chance(400)).then(|| dice.place(validators)),
             byzantine_quorums: validators >= 4 && dice.chance(600),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use zeni_consensus::Recovered;
+use zeni_consensus::{Recovered, SafetyRecord};
 use zeni_ledger::{Block, BlockId, Genesis, State};
 
 use crate::checkpoint::{Checkpoint, Interrupted};
@@ -16,7 +16,7 @@ use crate::reader::Reader;
 use crate::safety::SafetyFile;
 use crate::sled_overlay::SledOverlay;
 use crate::store::{Missing, Opened, Store};
-use crate::stream::{Limits, Which};
+use crate::stream::Limits;
 
 /// Everything open, and what it told.
 #[derive(Debug)]
@@ -93,17 +93,29 @@ pub fn recover<F: Files, O: Overlay>(
     genesis_state: impl Fn() -> Result<State, StorageError>,
     limits: Limits,
 ) -> Result<Recovery<F, O>, StorageError> {
-    let (store, opened) = Store::open(files.clone(), genesis, limits)?;
-    // A process that was killed leaves what it wrote in the page cache, names included. The next one speaks of what it
-    // finds, so that is made durable first.
-    files.sync_directory().map_err(StorageError::io("the data directory", "syncing"))?;
-    store.syncer().sync_all()?;
-    let safety = SafetyFile::open(files.clone(), genesis.id())?;
+    let mut safety = SafetyFile::open(files.clone(), genesis.id())?;
     let (safety_record, safety_damaged) = match safety.read() {
         Ok(record) => (record, false),
         Err(StorageError::SafetyLost) => (None, true),
         Err(error) => return Err(error),
     };
+    // Once the log is mended no start can tell that votes are missing: that must be on disk before.
+    let mut noted = false;
+    let (store, opened) = Store::open_guarded(files.clone(), genesis, limits, &mut || match safety_record {
+        Some(record) if !noted && !record.readmitted => {
+            noted = true;
+            safety.write(&SafetyRecord { readmitted: true, ..record })
+        }
+        _ => Ok(()),
+    })?;
+    let votes_lost = opened.votes_lost;
+    if let Some(record) = safety_record.filter(|_| noted && !votes_lost) {
+        safety.write(&record)?;
+    }
+    // A process that was killed leaves what it wrote in the page cache, names included. The next one speaks of what it
+    // finds, so that is made durable first.
+    files.sync_directory().map_err(StorageError::io("the data directory", "syncing"))?;
+    store.syncer().sync_all()?;
     let (mut checkpoint, interrupted, damaged) = open_checkpoint(files, overlay, genesis)?;
     let mut state = genesis_state()?;
     let moved_aside = || checkpoint.overlay().moved_aside().map(|path| path.display().to_string());
@@ -134,7 +146,7 @@ pub fn recover<F: Files, O: Overlay>(
         batches,
         certificates,
         finality,
-        damaged: damage.iter().any(|damage| damage.file.starts_with(Which::Chain.prefix())),
+        votes_lost,
         safety: safety_record,
     };
     let report = RecoveryReport { torn, damage, missing, safety_damaged, interrupted, start };

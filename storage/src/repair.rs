@@ -20,16 +20,20 @@ use crate::stream::{Active, Place, Segment, Stream, Which, write_draft};
 pub(crate) struct Mended {
     pub(crate) torn: Vec<TornTail>,
     pub(crate) damage: Vec<Damage>,
+    /// The last damage in the log: its segment and offset.
+    pub(crate) last_in_log: Option<(u32, u64)>,
 }
 
 impl<F: Files> Stream<F> {
     /// Takes up the segments of a survey, mending what must be. `visit` is shown every record in order and says whether
-    /// it decodes. It is shown the records of a rewritten segment a second time: the later place holds.
+    /// it decodes. It is shown the records of a rewritten segment a second time: the later place holds. `before` is called
+    /// before a segment is rewritten, after which nobody can tell that it was damaged.
     pub(crate) fn take_up(
         &mut self,
         survey: &Survey,
         mended: &mut Mended,
         visit: &mut dyn FnMut(Place, &Frame<'_>) -> bool,
+        before: &mut dyn FnMut(Which) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let mut survey = survey.clone();
         for index in 0..survey.segments.len() {
@@ -37,6 +41,11 @@ impl<F: Files> Stream<F> {
             let mut show = |_: u32, offset: usize, frame: &Frame<'_>| visit(place(number, offset, frame), frame);
             let mut examined = survey.examine(&self.files, index, &mut show)?;
             if !examined.damage.is_empty() {
+                if self.which == Which::Chain {
+                    let last = examined.damage.iter().map(|damage| (number, damage.offset)).max();
+                    mended.last_in_log = mended.last_in_log.max(last);
+                }
+                before(self.which)?;
                 let header = self.rewrite(&survey, index, &examined)?;
                 mended.damage.append(&mut examined.damage);
                 survey.segments[index].heal(header);

@@ -44,6 +44,8 @@ pub struct Opened {
     pub certificates: Vec<CommitCertificate>,
     /// What the finality engine logged, and for which decision, in the log's order.
     pub finality: Vec<(u64, LogEntry)>,
+    /// The log is damaged behind the last certificate, so that of `finality` something may be missing.
+    pub votes_lost: bool,
     /// Blocks that have an undo record.
     pub undos: usize,
     /// Torn tails that were moved aside, at most one a stream. Nothing synced was in them.
@@ -84,6 +86,17 @@ impl<F: Files> Store<F> {
     /// # Errors
     /// A directory of another ledger, or of none; a file of a newer build; I/O.
     pub fn open(files: F, genesis: &Genesis, limits: Limits) -> Result<(Self, Opened), StorageError> {
+        Self::open_guarded(files, genesis, limits, &mut || Ok(()))
+    }
+
+    /// As [`Self::open`]. `before_mending` is called before a damaged segment of the log is rewritten, since no later start
+    /// will know that anything is missing there.
+    pub(crate) fn open_guarded(
+        files: F,
+        genesis: &Genesis,
+        limits: Limits,
+        before_mending: &mut dyn FnMut() -> Result<(), StorageError>,
+    ) -> Result<(Self, Opened), StorageError> {
         let id = genesis.id();
         identity::require(&files, &id)?;
         let stop = clean_stop::read(&files, &id)?;
@@ -91,17 +104,22 @@ impl<F: Files> Store<F> {
         let [mut chain, mut undo] =
             Which::ALL.map(|which| Stream::new(files.clone(), which, id, limits, health.clone()));
         let (mut index, mut opened, mut mended) = (Index::default(), Opened::default(), Mended::default());
+        let mut votes = Votes::default();
+        let mut before = |which| if which == Which::Chain { before_mending() } else { Ok(()) };
         for (stream, last) in [(&mut chain, stop.map(|stop| stop.chain)), (&mut undo, stop.map(|stop| stop.undo))] {
             settle_drafts(&files, stream.which)?;
             let survey = survey(&files, stream.which, &id, last)?;
             let which = stream.which;
-            stream.take_up(&survey, &mut mended, &mut |place, frame| {
-                take(which, &mut index, &mut opened, place, frame)
-            })?;
+            let mut visit =
+                |place: Place, frame: &Frame<'_>| take(which, &mut index, &mut opened, &mut votes, place, frame);
+            stream.take_up(&survey, &mut mended, &mut visit, &mut before)?;
         }
         clean_stop::unmark(&files)?;
         opened.undos = index.undos.len();
         opened.missing = missing(&opened, &index, genesis.block_id());
+        opened.votes_lost = mended.last_in_log.is_some_and(|damage| Some(damage) >= votes.last_certificate);
+        opened.certificates = votes.certificates.into_iter().map(|(_, certificate)| certificate).collect();
+        opened.finality = votes.entries.into_iter().map(|(_, decision, entry)| (decision, entry)).collect();
         (opened.torn, opened.damage) = (mended.torn, mended.damage);
         for tail in &opened.torn {
             tracing::warn!(file = tail.file, offset = tail.offset, bytes = tail.bytes, kept = tail.kept, "torn tail");
@@ -203,9 +221,41 @@ fn decision_of(key: &[u8; 32]) -> u64 {
     u64::from_le_bytes(*key.first_chunk().expect("a key has 32 bytes"))
 }
 
+/// What the log holds about finality, each with its segment.
+#[derive(Debug, Default)]
+struct Votes {
+    entries: Vec<(u32, u64, LogEntry)>,
+    certificates: Vec<(u32, CommitCertificate)>,
+    /// Where the last certificate stood before anything was mended: segment and offset.
+    last_certificate: Option<(u32, u64)>,
+    shown: Option<Place>,
+}
+
+impl Votes {
+    /// Begins again with a segment that is shown a second time, because it was rewritten.
+    fn show(&mut self, place: Place) {
+        let again = |shown: &Place| shown.segment == place.segment && place.offset <= shown.offset;
+        if self.shown.as_ref().is_some_and(again) {
+            self.entries.retain(|(segment, ..)| *segment != place.segment);
+            self.certificates.retain(|(segment, _)| *segment != place.segment);
+        }
+        self.shown = Some(place);
+    }
+}
+
 /// Notes one record of the log; false if it does not decode or does not belong into this stream.
-fn take(which: Which, index: &mut Index, opened: &mut Opened, place: Place, frame: &Frame<'_>) -> bool {
+fn take(
+    which: Which,
+    index: &mut Index,
+    opened: &mut Opened,
+    votes: &mut Votes,
+    place: Place,
+    frame: &Frame<'_>,
+) -> bool {
     let key = frame.head.key;
+    if which == Which::Chain {
+        votes.show(place);
+    }
     match (which, frame.head.kind) {
         (Which::Chain, Kind::Batch) => {
             let Ok(batch) = Batch::from_bytes(frame.payload) else { return false };
@@ -225,12 +275,13 @@ fn take(which: Which, index: &mut Index, opened: &mut Opened, place: Place, fram
         (Which::Chain, Kind::Certificate) => {
             let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
             // What was logged for a decision that is over is of no use any more.
-            opened.finality.retain(|(decision, _)| *decision > certificate.decision);
-            opened.certificates.push(certificate);
+            votes.entries.retain(|(_, decision, _)| *decision > certificate.decision);
+            votes.certificates.push((place.segment, certificate));
+            votes.last_certificate = votes.last_certificate.max(Some((place.segment, place.offset.into())));
         }
         (Which::Chain, Kind::Finality) => {
             let Ok(entry) = LogEntry::from_bytes(frame.payload) else { return false };
-            opened.finality.push((decision_of(&key), entry));
+            votes.entries.push((place.segment, decision_of(&key), entry));
         }
         (Which::Undo, Kind::Undo) => {
             index.undos.insert(BlockId(key), place);

@@ -189,7 +189,12 @@ impl Core {
     pub(super) fn drive_finality(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
         self.replica.follow_finality(now, out)?;
         self.notice_who_is_heard(now);
+        self.drive_engine(now, out)?;
         self.follow_decision(now, out);
+        Ok(())
+    }
+
+    fn drive_engine(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
         if self.replica.is_unfinished() || !self.votes(now) {
             return Ok(());
         }

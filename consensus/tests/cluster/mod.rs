@@ -177,7 +177,7 @@ impl Cluster {
             batches: disk.batch_order.clone(),
             certificates: disk.certificates.clone(),
             finality: disk.finality.clone(),
-            damaged: false,
+            votes_lost: false,
             safety: disk.safety,
         };
         let config = Config {

@@ -368,13 +368,12 @@ impl Simulation {
             return Ok(());
         }
         self.queue.at(self.now + self.profile.checkpoint_every_ms, Happening::Checkpoint { node, boot });
-        let depth = self.profile.checkpoint_depth;
         let paused = self.nodes[node].paused;
         let process = self.nodes[node].process.as_mut().expect("it runs");
         if process.checkpointing || paused {
             return Ok(());
         }
-        let delta = process.checkpoint_delta(depth).map_err(|reason| Violation::Halted { node, reason })?;
+        let delta = process.checkpoint_delta().map_err(|reason| Violation::Halted { node, reason })?;
         if let Some(delta) = delta {
             process.checkpointing = true;
             let at = self.now + self.disk_dice.between(1, 500);
