@@ -331,8 +331,7 @@ impl Following {
         }
         self.next_checkpoint = now + self.around.checkpoint_interval;
         let archive = Arc::clone(&self.archive);
-        let delta =
-            self.follower.checkpoint(&*archive).map_err(FollowerFailure::Halted)?;
+        let delta = self.follower.checkpoint(&*archive).map_err(FollowerFailure::Halted)?;
         if let Some(delta) = delta
             && !self.keeper.checkpoint(delta)
         {

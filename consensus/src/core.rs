@@ -8,6 +8,7 @@ mod gossip;
 mod propose;
 mod submit;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use zeni_ledger::{
@@ -94,8 +95,9 @@ pub struct Core {
     exchanged: u64,
     /// The present slot, and the last batch that arrived before it began: its block lists none of a later arrival.
     slot: (u64, u64),
-    /// Since when a live peer offers a heavier chain than is executed here.
-    behind_since: Option<Millis>,
+    /// Since when each live peer offers what is not executed here; under this validator's own index, since when the last
+    /// final block is not.
+    behind_since: BTreeMap<ValidatorIndex, Millis>,
     mutation: Mutation,
 }
 
@@ -170,7 +172,7 @@ impl Core {
             next_pool_exchange: now,
             exchanged: 0,
             slot: (0, 0),
-            behind_since: None,
+            behind_since: BTreeMap::new(),
             mutation,
         };
         let mut first = vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)];

@@ -488,8 +488,12 @@ impl Replica {
         }
         self.chain.make_final(block);
         // What is not above it leads nowhere, and what builds on that neither.
-        let beside: Vec<BlockId> =
-            self.orphans.iter().filter(|(_, (orphan, _))| orphan.header.height <= block.height).map(|(id, _)| *id).collect();
+        let beside: Vec<BlockId> = self
+            .orphans
+            .iter()
+            .filter(|(_, (orphan, _))| orphan.header.height <= block.height)
+            .map(|(id, _)| *id)
+            .collect();
         for id in beside {
             self.orphans.remove(&id);
             self.drop_orphans_on(id);
@@ -628,12 +632,20 @@ impl Replica {
 
     /// Whether everything that live peers offer is executed here, lighter, or false.
     pub(crate) fn is_in_sync(&self, now: Millis) -> bool {
+        self.has_executed_final() && self.ahead(now).next().is_none()
+    }
+
+    /// Live peers that offer a later decision or a heavier chain than is executed here.
+    pub(crate) fn ahead(&self, now: Millis) -> impl Iterator<Item = ValidatorIndex> + '_ {
         let (weight, decision) = (self.chain.head_node().weight, self.decision());
-        let heavier_is_settled = |status: &Status| status.weight <= weight || self.chain.is_settled(&status.head);
-        let mut told = self.peers.live_statuses(now);
-        told.all(|status| status.decision <= decision && heavier_is_settled(status))
-            && self.finality.pending.is_none()
-            && self.chain.stands_on_root()
+        let heavier = move |status: &Status| status.weight > weight && !self.chain.is_settled(&status.head);
+        let told = self.peers.live_statuses(now);
+        told.filter(move |status| status.decision > decision || heavier(status)).map(|status| status.validator)
+    }
+
+    /// Whether the last decision's block is known and executed here.
+    pub(crate) fn has_executed_final(&self) -> bool {
+        self.finality.pending.is_none() && self.chain.stands_on_root()
     }
 
     /// Answers a question for the blocks behind a locator.

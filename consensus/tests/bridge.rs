@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use cluster::{Cluster, INTERVAL_MS, payment, validator_key};
 use ed25519_dalek::Signer as _;
-use zeni_consensus::finality::{FinalityMessage, SignedProposal};
+use zeni_consensus::finality::{FinalityMessage, PolkaCertificate, SignedProposal};
 use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Event, HaltReason, Input, Message, Mode, Peer, SafetyRecord, Verdict};
 use zeni_ledger::block::transactions_root;
-use zeni_ledger::finality::FinalityProposal;
+use zeni_ledger::finality::{FinalityProposal, FinalityVote, VoteKind};
 use zeni_ledger::{Block, BlockHeader, BlockId, CommitCertificate, FinalBlock, SignatureBytes, ValidatorIndex};
 
 fn from(validator: u16) -> Peer {
@@ -143,6 +143,51 @@ fn a_decision_moves_a_node_to_a_lighter_chain_and_nothing_is_lost() {
     cluster.run_slots(4);
     assert_eq!(cluster.balance(0, 1), 1_010, "and included again");
     assert_eq!(cluster.nodes[0].halted, None);
+}
+
+/// Whoever precommitted a block waits for the votes of the others, and they have executed a heavier one.
+#[test]
+fn a_block_that_a_quorum_prevoted_for_is_executed_whatever_it_weighs() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    cluster.cut(0, 1);
+    cluster.cut(0, 2);
+    cluster.run_slots(2);
+    let light = side_block(&mut cluster, 1, 1);
+    cluster.run_slots(15);
+    let block = id_of(&cluster, &light);
+    cluster.give(0, Input::Message { from: from(1), message: Message::Block(light) });
+    cluster.run(20);
+    let weight = cluster.core(0).status().weight;
+    assert_ne!(cluster.core(0).block_at(block.height), Some(block.id), "it is the lighter one");
+    let decision = cluster.core(0).status().decision + 1;
+    let vote = FinalityVote { kind: VoteKind::Prevote, decision, round: 0, block: Some(block) };
+    let digest = vote.digest(&cluster.genesis.id());
+    let sign = |signer: u16| (ValidatorIndex(signer), SignatureBytes(validator_key(signer).sign(&digest).to_bytes()));
+    let polka = |signers: &[u16]| {
+        let signatures = signers.iter().copied().map(sign).collect();
+        FinalityMessage::Polka(PolkaCertificate { decision, round: 0, block, signatures })
+    };
+    tell(&mut cluster, 0, polka(&[1]));
+    cluster.run(20);
+    assert_ne!(cluster.core(0).block_at(block.height), Some(block.id), "one prevote is no quorum");
+    tell(&mut cluster, 0, polka(&[1, 2]));
+    cluster.run(20);
+    assert_eq!(cluster.core(0).block_at(block.height), Some(block.id));
+    assert!(cluster.core(0).status().weight < weight);
+    assert_ne!(cluster.core(0).last_final(), block, "prevotes make nothing final");
+    // Another decision was made after all: the polka means nothing any more.
+    let heavy = cluster.nodes[0]
+        .disk
+        .blocks
+        .iter()
+        .find(|other| other.header.height == block.height && other.id(&cluster.genesis.id()) != block.id);
+    let heavy = id_of(&cluster, &heavy.unwrap().clone());
+    let certificate = certify(&cluster, decision, heavy, &[1, 2]);
+    tell(&mut cluster, 0, FinalityMessage::Commit(certificate));
+    cluster.run(20);
+    assert_eq!(cluster.core(0).block_at(heavy.height), Some(heavy.id));
+    assert!(cluster.core(0).status().weight >= weight);
 }
 
 #[test]

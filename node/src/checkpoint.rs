@@ -55,10 +55,7 @@ impl Progress {
 impl Checkpointer {
     /// Asks `delta` for what the next checkpoint needs and has it written, unless the last one is not done yet. If that
     /// one failed, it is tried again instead.
-    pub fn take(
-        &self,
-        delta: impl FnOnce() -> Result<Option<CheckpointDelta>, HaltReason>,
-    ) -> Result<(), HaltReason> {
+    pub fn take(&self, delta: impl FnOnce() -> Result<Option<CheckpointDelta>, HaltReason>) -> Result<(), HaltReason> {
         let mut stage = self.progress.stage();
         let job = match *stage {
             Stage::Writing => return Ok(()),

@@ -100,8 +100,7 @@ impl Node {
         let reader = recovery.store.reader();
         let identity = Identity { genesis: Arc::clone(&setup.genesis), key: key::public(&setup.key), boot };
         let unsynced = Arc::new(Unsynced::default());
-        let threads =
-            Threads { links: &links, failed: &failed, unsynced: &unsynced };
+        let threads = Threads { links: &links, failed: &failed, unsynced: &unsynced };
         let (core, committer, checkpoint) =
             threads.start(recovery, identity, core_receiver).map_err(StartError::Thread)?;
         let services = Arc::new(Services {

@@ -124,9 +124,8 @@ impl Core {
         let silent = self.mutation.is(Mutant::NoCertificateForLate);
         let Some(certificate) = self.replica.newest_certificate().filter(|_| !silent) else { return };
         let told = self.ballot.told.get(&to);
-        let just_now = |(decision, at): &(u64, Millis)| {
-            *decision == certificate.decision && now.since(*at) < CERTIFICATE_REST_MS
-        };
+        let just_now =
+            |(decision, at): &(u64, Millis)| *decision == certificate.decision && now.since(*at) < CERTIFICATE_REST_MS;
         if !told.is_some_and(just_now) {
             self.ballot.told.insert(to, (certificate.decision, now));
             let commit = FinalityMessage::Commit(certificate.clone());

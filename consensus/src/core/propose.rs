@@ -1,6 +1,8 @@
 //! Proposing: whose turn it is, and what goes into the block.
 
-use zeni_ledger::BatchDigest;
+use std::collections::BTreeSet;
+
+use zeni_ledger::{BatchDigest, ValidatorIndex};
 
 use super::Core;
 use crate::archive::{Archive, SafetyRecord};
@@ -55,12 +57,15 @@ impl Core {
     /// Whether a live peer offers a heavier chain that may still be executed here: a block on the old head would only
     /// be abandoned. Whoever offers what it does not deliver holds nobody back for longer than two slots.
     pub(super) fn is_behind(&mut self, now: Millis) -> bool {
-        if self.replica.is_in_sync(now) {
-            self.behind_since = None;
-            return false;
+        let mut ahead: BTreeSet<ValidatorIndex> = self.replica.ahead(now).collect();
+        if !self.replica.has_executed_final() {
+            ahead.insert(self.config.me);
         }
-        let since = *self.behind_since.get_or_insert(now);
-        now.since(since) < 2 * self.genesis.block_interval_ms
+        self.behind_since.retain(|validator, _| ahead.contains(validator));
+        ahead.into_iter().for_each(|validator| {
+            self.behind_since.entry(validator).or_insert(now);
+        });
+        self.behind_since.values().any(|since| now.since(*since) < 2 * self.genesis.block_interval_ms)
     }
 
     /// When this validator's turn in a slot comes: each live validator ahead of it is given interval / (n + 1).

@@ -1,4 +1,5 @@
-use zeni_consensus::{Follower, Input, Millis, Record, SafetyRecord};
+use zeni_consensus::finality::{LogEntry, LoggedTimeout};
+use zeni_consensus::{Follower, Input, Millis, Record};
 use zeni_ledger::BatchDigest;
 
 use super::*;
@@ -161,4 +162,49 @@ fn a_directory_on_disk_starts_again_with_sled() {
     let start = recover_disk(directory.path(), &world.genesis, genesis_state, Limits::default()).unwrap();
     assert_eq!(start.report.start, Start::Checkpoint { height: 3 });
     assert_eq!(start.recovered.state.root(), blocks(&records)[2].header.state_root);
+}
+
+/// Whichever byte of a sealed log rots: what it held of the open decision is either all there or said to be lost, also to
+/// the start after the one that mended it; and nothing is there twice.
+#[test]
+fn lost_votes_are_remembered_from_before_the_log_is_mended() {
+    let mut world = World::new(3);
+    let records = world.chain(2, 1, 1);
+    let certificate = world.certify(1, &blocks(&records)[0]);
+    let entry = |decision, round| (decision, LogEntry::Timeout { round, timeout: LoggedTimeout::Propose });
+    let logged = [entry(1, 0), entry(2, 0), entry(2, 1)];
+    let safety = SafetyRecord { last_signed_slot: 2, ..SafetyRecord::default() };
+    let home = || {
+        let files = MemoryFiles::new();
+        Store::init(&files, &world.id).unwrap();
+        let mut start = started(&files, &world);
+        start.safety.write(&safety).unwrap();
+        let append = |store: &mut Store<MemoryFiles>, (decision, entry): &(u64, LogEntry)| {
+            store.append(&Record::Finality { decision: *decision, entry: entry.clone() }).unwrap();
+        };
+        append(&mut start.store, &logged[0]);
+        start.store.append(&Record::Certificate(certificate.clone())).unwrap();
+        records.iter().for_each(|record| world.append(&mut start.store, record));
+        logged[1..].iter().for_each(|entry| append(&mut start.store, entry));
+        start.store.seal().unwrap();
+        files
+    };
+    let name = home().list().unwrap().into_iter().find(|name| name.starts_with("chain-")).unwrap();
+    let (mut lost, mut kept) = (0, 0);
+    for offset in 0..home().content(&name).unwrap().len() as u64 {
+        let files = home();
+        files.flip(&name, offset, 1);
+        let Recovery { recovered, report, .. } = started(&files, &world);
+        let whole = recovered.finality == logged[1..] && recovered.certificates.len() == 1;
+        assert!(whole || recovered.votes_lost, "offset {offset}: {:?}", recovered.finality);
+        let open: Vec<_> = recovered.finality.iter().filter(|(decision, _)| *decision == 2).collect();
+        assert!(open.len() <= 2 && (open.len() < 2 || open[0] != open[1]), "offset {offset}: {open:?}");
+        let again = started(&files, &world);
+        let record = again.recovered.safety.unwrap();
+        assert_eq!(record, SafetyRecord { readmitted: recovered.votes_lost, ..safety }, "offset {offset}");
+        let named = report.damage.iter().any(|damage| damage.file == name);
+        assert!(named || report.torn.iter().any(|tail| tail.file == name), "offset {offset}: {report:?}");
+        *(if recovered.votes_lost { &mut lost } else { &mut kept }) += 1;
+    }
+    assert!(lost > 100 && kept > 100, "{lost} lost, {kept} kept");
 }
