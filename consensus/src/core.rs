@@ -98,6 +98,8 @@ pub struct Core {
     /// Since when each live peer offers what is not executed here; under this validator's own index, since when the last
     /// final block is not.
     behind_since: BTreeMap<ValidatorIndex, Millis>,
+    /// Who may propose before this validator in the present slot.
+    ahead: Vec<ValidatorIndex>,
     mutation: Mutation,
 }
 
@@ -173,6 +175,7 @@ impl Core {
             exchanged: 0,
             slot: (0, 0),
             behind_since: BTreeMap::new(),
+            ahead: Vec::new(),
             mutation,
         };
         let mut first = vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)];
@@ -243,6 +246,8 @@ impl Core {
         let slot = self.genesis.slot_at(now.0);
         if slot != self.slot.0 {
             self.slot = (slot, self.replica.batches.last_arrival());
+            let order = self.replica.chain.schedule().order(slot);
+            self.ahead = order.into_iter().take_while(|validator| *validator != self.config.me).collect();
         }
     }
 

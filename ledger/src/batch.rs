@@ -40,10 +40,9 @@ impl Batch {
         key: &ed25519_dalek::SigningKey,
         genesis: &GenesisId,
     ) -> Self {
-        use ed25519_dalek::Signer;
         assert!(payments.len() <= BATCH_PAYMENTS_MAX, "a batch is cut at {BATCH_PAYMENTS_MAX} payments");
         let mut batch = Self { author, number, payments, signature: SignatureBytes([0; 64]) };
-        batch.signature = SignatureBytes(key.sign(batch.digest(genesis).as_bytes()).to_bytes());
+        batch.signature = crate::signature::sign(key, batch.digest(genesis).as_bytes());
         batch
     }
 

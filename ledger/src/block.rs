@@ -63,10 +63,9 @@ impl Block {
         key: &ed25519_dalek::SigningKey,
         genesis: &GenesisId,
     ) -> Self {
-        use ed25519_dalek::Signer;
         assert_eq!(header.transactions_root, transactions_root(&digests), "a header binds its digests");
         let mut block = Self { header, digests, signature: SignatureBytes([0; 64]) };
-        block.signature = SignatureBytes(key.sign(block.id(genesis).as_bytes()).to_bytes());
+        block.signature = crate::signature::sign(key, block.id(genesis).as_bytes());
         block
     }
 

@@ -12,15 +12,18 @@
 
 mod equation;
 mod lanes;
+mod memo;
 
 use std::ops::Range;
 
 use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
 use curve25519_dalek::scalar::Scalar;
+use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest, Sha512};
 
 use self::equation::{Equation, SINGLES_MAX};
 use self::lanes::{SHORT_DIGITS, Term, signed_digits};
+pub use self::memo::Memo;
 use crate::batch::Batch;
 use crate::block::Block;
 use crate::hash::GenesisId;
@@ -48,11 +51,20 @@ pub fn batch_backend() -> &'static str {
     if lanes::is_available() { "avx512-ifma-lanes" } else { "curve25519-dalek" }
 }
 
+/// Signs a message.
+pub fn sign(key: &SigningKey, message: &[u8]) -> SignatureBytes {
+    let signature = SignatureBytes(key.sign(message).to_bytes());
+    memo::signed(&Claim { key: PublicKey(key.verifying_key().to_bytes()), message, signature });
+    signature
+}
+
 /// Whether the claim holds by ZIP-215.
 pub fn verify(claim: &Claim<'_>) -> bool {
-    Challenged::of(&claim.key, claim.message, &claim.signature)
-        .and_then(|challenged| Equation::of(&challenged))
-        .is_some_and(|equation| equation.holds())
+    memo::verdict(claim, || {
+        Challenged::of(&claim.key, claim.message, &claim.signature)
+            .and_then(|challenged| Equation::of(&challenged))
+            .is_some_and(|equation| equation.holds())
+    })
 }
 
 /// The indexes of all claims that do not hold, rising; the verdict on each is that of [`verify`] in any company.
@@ -250,7 +262,6 @@ mod tests {
     use crate::{AccountId, Amount, BlockHeader, ReceiptsRoot, Sequence, StateRoot, TokenId, ValidatorIndex};
     use curve25519_dalek::constants::EIGHT_TORSION;
     use curve25519_dalek::edwards::EdwardsPoint;
-    use ed25519_dalek::{Signer, SigningKey};
 
     const GENESIS: GenesisId = GenesisId([3; 32]);
 

@@ -72,6 +72,8 @@ pub struct Report {
     pub decisions: u64,
     /// Seeds that were run twice with one trace hash.
     pub replay_checked: u64,
+    /// The hash of all trace hashes in the order of seeds: a change that alters no run leaves it as it was.
+    pub traces: String,
 }
 
 /// Runs one seed; a panic is a violation like any other.
@@ -129,6 +131,10 @@ impl Campaign {
         };
         let sum = |of: fn(&Facts) -> u64| outcomes.iter().map(|outcome| of(&outcome.facts)).sum();
         let least = |of: fn(&Facts) -> u64| outcomes.iter().map(|outcome| of(&outcome.facts)).min().unwrap_or(0);
+        let mut traces = blake3::Hasher::new();
+        outcomes.iter().for_each(|outcome| {
+            traces.update(&outcome.trace);
+        });
         Report {
             seeds: self.seeds,
             from: self.from,
@@ -159,6 +165,7 @@ impl Campaign {
             events: sum(|facts| facts.events),
             decisions: sum(|facts| facts.decisions),
             replay_checked,
+            traces: traces.finalize().to_hex().to_string(),
         }
     }
 }

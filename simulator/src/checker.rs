@@ -185,7 +185,12 @@ impl Checker {
 
     /// Where a process's fork choice begins now.
     pub fn stands_on(&mut self, node: ProcessId, root: FinalBlock) {
-        self.roots[node] = root;
+        if self.roots[node] != root {
+            self.roots[node] = root;
+            let model = &self.model;
+            // What is below does not stand on it, and never matters again.
+            self.executed[node].retain(|id| model.block(id).is_none_or(|block| block.height >= root.height));
+        }
     }
 
     /// A process prefers a block because a quorum prevoted for it, itself perhaps not aloud yet.

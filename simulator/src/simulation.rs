@@ -14,6 +14,7 @@ use std::sync::Arc;
 use zeni_consensus::{CheckpointDelta, HaltReason, Input, Message, Millis, Mode, RequestId};
 use zeni_ledger::ValidatorIndex;
 use zeni_ledger::genesis::FaultModel;
+use zeni_ledger::signature::Memo;
 use zeni_storage::MemoryFiles;
 
 use crate::breakage::Breakage;
@@ -227,6 +228,8 @@ pub struct Simulation {
 
 /// Runs a seed. `prints` writes every event to standard output.
 pub fn run(seed: u64, breakage: Breakage, prints: bool) -> Outcome {
+    // All nodes of a seed check the same blocks, votes and certificates.
+    let _verdicts = Memo::begin();
     let mut simulation = Simulation::new(seed, breakage, prints);
     let mut violation = simulation.run().err();
     if violation.as_ref().is_some_and(|violation| simulation.excuses(violation)) {

@@ -1,6 +1,7 @@
 //! Holds the house's floor plan: which crate of the workspace may depend on which, and who may name what from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
@@ -103,6 +104,31 @@ fn the_pure_crates_name_nothing_impure() {
         let wrong: Vec<&&str> = IMPURE.iter().filter(|name| names.contains(*name)).collect();
         assert!(wrong.is_empty(), "{} names {wrong:?}", package.name);
     }
+}
+
+#[test]
+fn only_the_simulator_remembers_verdicts_on_signatures() {
+    // A program that did would be as right, but nothing else is to depend on it.
+    let mut naming = BTreeSet::new();
+    for package in &metadata().packages {
+        let root = package.manifest_path.parent().expect("a manifest stands in a directory");
+        let sources = ["src", "tests", "benches", "examples"].map(|place| root.join(place).into_std_path_buf());
+        let names_it = sources.into_iter().flat_map(|place| rust_files(&place)).any(|file| {
+            let text = std::fs::read_to_string(&file).expect("a source file is text");
+            text.contains("Memo::begin")
+        });
+        if names_it && package.name.as_str() != "xtask" {
+            naming.insert(package.name.to_string());
+        }
+    }
+    assert_eq!(naming, BTreeSet::from(["zeni-ledger".to_owned(), "zeni-simulator".to_owned()]));
+}
+
+fn rust_files(place: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(place) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.expect("a directory of the workspace can be listed").path());
+    let files = paths.flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] });
+    files.filter(|file| file.extension().is_some_and(|ending| ending == "rs")).collect()
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Core {
         if self.replica.is_unfinished()
             || !self.may_sign(slot)
             || self.is_behind(now)
-            || now < self.turn(slot, now)
+            || now < self.turn(now)
             || self.is_taken(slot)
         {
             return Ok(());
@@ -68,13 +68,11 @@ impl Core {
         self.behind_since.values().any(|since| now.since(*since) < 2 * self.genesis.block_interval_ms)
     }
 
-    /// When this validator's turn in a slot comes: each live validator ahead of it is given interval / (n + 1).
-    fn turn(&self, slot: u64, now: Millis) -> Millis {
-        let order = self.replica.chain.schedule().order(slot);
-        let ahead = order.iter().take_while(|validator| **validator != self.config.me);
-        let live_ahead = ahead.filter(|validator| self.replica.peers.is_live(**validator, now)).count() as u64;
-        let step = self.genesis.block_interval_ms / (order.len() as u64 + 1);
-        Millis(self.genesis.slot_time_ms(slot)) + live_ahead * step
+    /// When this validator's turn in the present slot comes: each live validator ahead of it is given interval / (n + 1).
+    fn turn(&self, now: Millis) -> Millis {
+        let live_ahead = self.ahead.iter().filter(|validator| self.replica.peers.is_live(**validator, now)).count();
+        let step = self.genesis.block_interval_ms / (self.genesis.validators.len() as u64 + 1);
+        Millis(self.genesis.slot_time_ms(self.slot.0)) + live_ahead as u64 * step
     }
 
     /// Whether a block of a better rank was seen for this slot.
@@ -87,7 +85,7 @@ impl Core {
     /// The next moment at which proposing may become due.
     pub(super) fn next_turn(&self, now: Millis) -> Option<Millis> {
         let slot = self.genesis.slot_at(now.0);
-        let turn = if slot == 0 { Millis(0) } else { self.turn(slot, now) };
+        let turn = if slot == 0 { Millis(0) } else { self.turn(now) };
         let next_slot = Millis(self.genesis.slot_time_ms(slot + 1));
         Some(if turn > now && self.may_sign(slot) { turn.min(next_slot) } else { next_slot })
     }

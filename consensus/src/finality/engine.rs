@@ -616,10 +616,9 @@ impl Pass<'_> {
     }
 
     fn sign(&mut self, place: Signed) -> SignatureBytes {
-        use ed25519_dalek::Signer as _;
         // Whatever follows on a signature that was refused is not signed either.
         match self.refused.map_or_else(|| self.voter.guard.allow(place), Err) {
-            Ok(()) => SignatureBytes(self.voter.key.sign(&place.digest).to_bytes()),
+            Ok(()) => zeni_ledger::signature::sign(&self.voter.key, &place.digest),
             Err(refused) => {
                 self.refused.get_or_insert(refused);
                 SignatureBytes([0; 64])
