@@ -22,6 +22,7 @@ seed ledger_account "$golden/account.hex" "$golden/account.new.hex"
 seed ledger_account_proof "$golden/proof.present.hex" "$golden/proof.absent.hex"
 seed ledger_receipt_proof "$golden/proof.receipt.hex"
 seed ledger_commit_certificate "$golden/commit_certificate.hex"
+seed ledger_finality_receipt "$golden"/finality_receipt.*.hex
 seed ledger_transaction "$golden"/transaction.*.hex
 seed ledger_account_file "$golden/accounts.hex"
 mkdir -p corpus/ledger_genesis_toml

@@ -17,9 +17,9 @@ pub const BATCH_OVERHEAD_BYTES: usize = HEADER_BYTES + 64;
 /// Bytes of the largest batch.
 pub const BATCH_BYTES_MAX: usize = BATCH_OVERHEAD_BYTES + BATCH_PAYMENTS_MAX * PAYMENT_BYTES;
 
-const HEADER_BYTES: usize = 2 + 2 + 8 + 4 + 4;
-const VERSION: u16 = 1;
-const DOMAIN: &str = "zeni batch v1";
+pub(crate) const HEADER_BYTES: usize = 2 + 2 + 8 + 4 + 4;
+pub(crate) const VERSION: u16 = 1;
+pub(crate) const DOMAIN: &str = "zeni batch v1";
 
 /// A batch as it is signed, stored and sent. Well-formed, which says nothing yet about any signature in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Batch {
         BatchDigest(hash_parts(DOMAIN, &[&genesis.0, &header, Payment::slice_as_bytes(&self.payments)]))
     }
 
-    fn header_bytes(&self) -> Vec<u8> {
+    pub(crate) fn header_bytes(&self) -> Vec<u8> {
         let mut encoder = Encoder::with_capacity(HEADER_BYTES);
         encoder.u16(VERSION).u16(self.author.0).u64(self.number).u32(self.payments.len() as u32).u32(0);
         encoder.finish()

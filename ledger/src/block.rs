@@ -15,7 +15,9 @@ pub const BLOCK_BATCHES_LIMIT: usize = 2_048;
 /// Bytes of the largest block.
 pub const BLOCK_BYTES_MAX: usize = HEADER_BYTES + 64 + BLOCK_BATCHES_LIMIT * 32;
 
-const HEADER_BYTES: usize = 8 + 8 + 8 + 4 * 32 + 4 + 4;
+/// Bytes of an encoded header.
+pub const HEADER_BYTES: usize = 8 + 8 + 8 + 4 * 32 + 4 + 4;
+
 const VERSION: u16 = 1;
 const DOMAIN: &str = "zeni block v1";
 
@@ -45,13 +47,61 @@ pub struct Block {
     pub signature: SignatureBytes,
 }
 
-impl BlockHeader {
-    fn to_bytes(self, digests: usize) -> Vec<u8> {
+/// A header and what its bytes say besides: how many digests the block lists. The block's id covers no more than this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedHeader {
+    pub header: BlockHeader,
+    /// Digests below `header.transactions_root`.
+    pub digests: u32,
+}
+
+impl SealedHeader {
+    /// The block's name, which its proposer signed.
+    pub fn id(&self, genesis: &GenesisId) -> BlockId {
         let mut encoder = Encoder::with_capacity(HEADER_BYTES);
-        encoder.u16(VERSION).u16(self.proposer.0).u16(self.rank).u16(0).u64(self.height).u64(self.slot);
-        encoder.raw(&self.parent.0).raw(&self.transactions_root.0).raw(&self.state_root.0);
-        encoder.raw(&self.receipts_root.0).u32(self.receipts).u32(digests as u32);
-        encoder.finish()
+        self.encode(&mut encoder);
+        BlockId(hash_parts(DOMAIN, &[&genesis.0, encoder.as_bytes()]))
+    }
+
+    /// Writes the header's canonical bytes.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        let header = &self.header;
+        encoder.u16(VERSION).u16(header.proposer.0).u16(header.rank).u16(0).u64(header.height).u64(header.slot);
+        encoder.raw(&header.parent.0).raw(&header.transactions_root.0).raw(&header.state_root.0);
+        encoder.raw(&header.receipts_root.0).u32(header.receipts).u32(self.digests);
+    }
+
+    /// Reads what [`Self::encode`] writes, and nothing else.
+    pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let version = decoder.u16()?;
+        if version != VERSION {
+            return Err(DecodeError::UnknownVersion { what: "block", found: version, known: VERSION });
+        }
+        let proposer = ValidatorIndex(decoder.u16()?);
+        let rank = decoder.u16()?;
+        let reserved = decoder.u16()?;
+        if reserved != 0 {
+            return Err(DecodeError::Invalid { what: "reserved field of a block", found: u64::from(reserved) });
+        }
+        let (height, slot) = (decoder.u64()?, decoder.u64()?);
+        let parent = BlockId(decoder.array()?);
+        let transactions_root = TransactionsRoot(decoder.array()?);
+        let state_root = StateRoot(decoder.array()?);
+        let receipts_root = ReceiptsRoot(decoder.array()?);
+        let receipts = decoder.u32()?;
+        let digests = decoder.count("digests of a block", BLOCK_BATCHES_LIMIT)? as u32;
+        let header = BlockHeader {
+            proposer,
+            rank,
+            height,
+            slot,
+            parent,
+            transactions_root,
+            state_root,
+            receipts_root,
+            receipts,
+        };
+        Ok(Self { header, digests })
     }
 }
 
@@ -71,13 +121,18 @@ impl Block {
 
     /// What the proposer signs, and the block's name.
     pub fn id(&self, genesis: &GenesisId) -> BlockId {
-        BlockId(hash_parts(DOMAIN, &[&genesis.0, &self.header.to_bytes(self.digests.len())]))
+        self.sealed_header().id(genesis)
+    }
+
+    /// The header with the number of digests, from which the id is made.
+    pub fn sealed_header(&self) -> SealedHeader {
+        SealedHeader { header: self.header, digests: self.digests.len() as u32 }
     }
 
     /// The canonical bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut encoder = Encoder::with_capacity(self.encoded_len());
-        encoder.raw(&self.header.to_bytes(self.digests.len()));
+        self.sealed_header().encode(&mut encoder);
         for digest in &self.digests {
             encoder.raw(&digest.0);
         }
@@ -93,41 +148,14 @@ impl Block {
     /// Parses canonical bytes and checks that the header binds the digests.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
-        let version = decoder.u16()?;
-        if version != VERSION {
-            return Err(DecodeError::UnknownVersion { what: "block", found: version, known: VERSION });
-        }
-        let proposer = ValidatorIndex(decoder.u16()?);
-        let rank = decoder.u16()?;
-        let reserved = decoder.u16()?;
-        if reserved != 0 {
-            return Err(DecodeError::Invalid { what: "reserved field of a block", found: u64::from(reserved) });
-        }
-        let (height, slot) = (decoder.u64()?, decoder.u64()?);
-        let parent = BlockId(decoder.array()?);
-        let transactions_root = TransactionsRoot(decoder.array()?);
-        let state_root = StateRoot(decoder.array()?);
-        let receipts_root = ReceiptsRoot(decoder.array()?);
-        let receipts = decoder.u32()?;
-        let count = decoder.count("digests of a block", BLOCK_BATCHES_LIMIT)?;
-        let raw = decoder.raw(32 * count)?;
+        let SealedHeader { header, digests } = SealedHeader::decode(&mut decoder)?;
+        let raw = decoder.raw(32 * digests as usize)?;
         let digests: Vec<BatchDigest> = raw.as_chunks::<32>().0.iter().map(|chunk| BatchDigest(*chunk)).collect();
         let signature = SignatureBytes(decoder.array()?);
         decoder.finish()?;
-        if self::transactions_root(&digests) != transactions_root {
+        if transactions_root(&digests) != header.transactions_root {
             return Err(DecodeError::Invalid { what: "transactions root of a block", found: 0 });
         }
-        let header = BlockHeader {
-            proposer,
-            rank,
-            height,
-            slot,
-            parent,
-            transactions_root,
-            state_root,
-            receipts_root,
-            receipts,
-        };
         Ok(Self { header, digests, signature })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`amount`] and [`identity`] name the things; [`payment`], [`batch`] and [`block`] are the
 //! canonical bytes that nodes sign; [`account`] and [`state`] are what a ledger remembers; [`execute`] is the one
-//! function that changes it; [`proof`] lets a stranger check a part of it, and [`finality`] that it is final.
+//! function that changes it; [`proof`] lets a stranger check a part of it, [`finality`] that it is final, and
+//! [`finality_receipt`] both at once, in one file.
 
 pub mod account;
 pub mod amount;
@@ -11,6 +12,7 @@ pub mod block;
 pub mod encoding;
 pub mod execute;
 pub mod finality;
+pub mod finality_receipt;
 pub mod genesis;
 pub mod hash;
 pub mod identity;
@@ -19,6 +21,7 @@ pub mod operation;
 pub mod payment;
 pub mod proof;
 pub mod receipt;
+pub mod rewind;
 pub mod signature;
 pub mod state;
 pub mod transaction;
@@ -31,6 +34,7 @@ pub use batch::{Batch, VerifiedBatch};
 pub use block::{Block, BlockHeader};
 pub use encoding::DecodeError;
 pub use finality::{CommitCertificate, FinalBlock};
+pub use finality_receipt::FinalityReceipt;
 pub use genesis::Genesis;
 pub use hash::{BatchDigest, BlockId, GenesisId, ReceiptsRoot, StateRoot, TransactionId, TransactionsRoot};
 pub use identity::{AccountId, PublicKey, SignatureBytes, ValidatorIndex};

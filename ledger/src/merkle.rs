@@ -30,11 +30,18 @@ fn root_hash(count: u64, top: &[u8; 32]) -> [u8; 32] {
 
 /// The root of a list of leaf hashes. An odd node at the end of a level moves up as it is.
 pub fn root(leaves: &[[u8; 32]]) -> [u8; 32] {
-    let mut level = leaves.to_vec();
+    root_hash(leaves.len() as u64, &top(leaves).unwrap_or([0; 32]))
+}
+
+/// The node above all of these neighbours of one level, without what the root binds besides; `None` above nothing.
+///
+/// The tops of runs of 2^n leaves, of which the last may be shorter, are the tree's level n.
+pub fn top(level: &[[u8; 32]]) -> Option<[u8; 32]> {
+    let mut level = level.to_vec();
     while level.len() > 1 {
         level = level_above(&level);
     }
-    root_hash(leaves.len() as u64, level.first().unwrap_or(&[0; 32]))
+    level.first().copied()
 }
 
 fn level_above(level: &[[u8; 32]]) -> Vec<[u8; 32]> {
@@ -102,6 +109,19 @@ mod tests {
                     assert_eq!(proved, place == index, "leaf {index} at {place} of {count}");
                 }
                 assert!(!verify(&root, count as u64 + 1, index as u64, &leaves[index], &path));
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_is_the_path_within_a_run_and_the_path_of_the_runs_top() {
+        for count in 1..=20 {
+            let leaves = leaves(count);
+            let tops: Vec<_> = leaves.chunks(4).map(|run| top(run).unwrap()).collect();
+            for index in 0..count {
+                let mut joined = path(&leaves[index / 4 * 4..(index / 4 * 4 + 4).min(count)], index % 4).unwrap();
+                joined.extend(path(&tops, index / 4).unwrap());
+                assert_eq!(Some(joined), path(&leaves, index), "leaf {index} of {count}");
             }
         }
     }

@@ -26,6 +26,9 @@ pub const RECEIPT_PROOF_BYTES_MAX: usize = 2 + 4 + 4 + RECEIPT_BYTES + 1 + 32 * 
 
 const VERSION: u16 = 1;
 
+/// Receipts below one of the [`receipt_tops`].
+pub const RECEIPT_RUN: usize = 1_024;
+
 /// Key and content hash of one entry of a bucket.
 pub type BucketEntry = ([u8; 32], [u8; 32]);
 
@@ -150,7 +153,15 @@ impl AccountProof {
     /// Parses canonical bytes: limits first, strangers by rising key, and the same bytes when written again.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
-        read_version(&mut decoder, "account proof")?;
+        let proof = Self::decode(&mut decoder)?;
+        decoder.finish()?;
+        check_canonical(bytes, &proof.to_bytes(), "account proof")?;
+        Ok(proof)
+    }
+
+    /// Reads a proof from the front of longer bytes; that these are the only ones for it is for the caller to check.
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        read_version(decoder, "account proof")?;
         let depth = u32::from(decoder.u8()?);
         if !(DEPTH_MIN..=DEPTH_MAX).contains(&depth) {
             return Err(DecodeError::Invalid { what: "state depth of an account proof", found: depth.into() });
@@ -158,7 +169,7 @@ impl AccountProof {
         let (accounts, id) = (decoder.u64()?, AccountId(decoder.array()?));
         let account = match decoder.u8()? {
             0 => None,
-            1 => Some(Account::decode_content(id, &mut decoder)?),
+            1 => Some(Account::decode_content(id, decoder)?),
             found => {
                 return Err(DecodeError::Invalid { what: "presence in an account proof", found: found.into() });
             }
@@ -175,10 +186,7 @@ impl AccountProof {
             return Err(DecodeError::Invalid { what: "key order of an account proof at entry", found });
         }
         let siblings = decoder.raw(32 * depth as usize)?.as_chunks::<32>().0.to_vec();
-        decoder.finish()?;
-        let proof = Self { id, account, strangers, siblings, depth, accounts };
-        check_canonical(bytes, &proof.to_bytes(), "account proof")?;
-        Ok(proof)
+        Ok(Self { id, account, strangers, siblings, depth, accounts })
     }
 }
 
@@ -202,6 +210,23 @@ pub fn prove_receipt(receipts: &[Receipt], index: usize) -> Option<ReceiptProof>
     Some(ReceiptProof { receipt: receipts[index], index: index as u32, count, siblings })
 }
 
+/// What to keep of a block's receipts so that a few of them are enough for a proof: the node above each
+/// [`RECEIPT_RUN`] of them.
+pub fn receipt_tops(receipts: &[Receipt]) -> Vec<[u8; 32]> {
+    let top = |run: &[Receipt]| merkle::top(&run.iter().map(Receipt::leaf_hash).collect::<Vec<_>>());
+    receipts.chunks(RECEIPT_RUN).filter_map(top).collect()
+}
+
+/// As [`prove_receipt`] of the receipt at `index` of `count`, from the run that holds it and the tops of all runs. `None`
+/// if the run holds no such receipt.
+pub fn prove_receipt_in_run(run: &[Receipt], index: u32, count: u32, tops: &[[u8; 32]]) -> Option<ReceiptProof> {
+    let (number, place) = (index as usize / RECEIPT_RUN, index as usize % RECEIPT_RUN);
+    let leaves: Vec<[u8; 32]> = run.iter().map(Receipt::leaf_hash).collect();
+    let mut siblings = merkle::path(&leaves, place)?;
+    siblings.extend(merkle::path(tops, number)?);
+    Some(ReceiptProof { receipt: run[place], index, count, siblings })
+}
+
 impl ReceiptProof {
     /// Checks the proof against the receipts root of a header that the caller trusts.
     pub fn verify(&self, root: &ReceiptsRoot) -> Result<(), ProofError> {
@@ -216,29 +241,26 @@ impl ReceiptProof {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut encoder = Encoder::with_capacity(RECEIPT_PROOF_BYTES_MAX);
         encoder.u16(VERSION).u32(self.index).u32(self.count).raw(&self.receipt.to_bytes());
-        encoder.u8(self.siblings.len() as u8);
-        for sibling in &self.siblings {
-            encoder.raw(sibling);
-        }
+        encode_path(&self.siblings, &mut encoder);
         encoder.finish()
     }
 
     /// Parses canonical bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = Decoder::new(bytes);
-        read_version(&mut decoder, "receipt proof")?;
-        let (index, count) = (decoder.u32()?, decoder.u32()?);
-        let receipt = Receipt::from_bytes(decoder.raw(RECEIPT_BYTES)?)?;
-        let length = usize::from(decoder.u8()?);
-        if length > merkle::PATH_MAX {
-            let (found, limit) = (length as u64, merkle::PATH_MAX as u64);
-            return Err(DecodeError::OverLimit { what: "siblings of a receipt proof", found, limit });
-        }
-        let siblings = decoder.raw(32 * length)?.as_chunks::<32>().0.to_vec();
+        let proof = Self::decode(&mut decoder)?;
         decoder.finish()?;
-        let proof = Self { receipt, index, count, siblings };
         check_canonical(bytes, &proof.to_bytes(), "receipt proof")?;
         Ok(proof)
+    }
+
+    /// As [`AccountProof::decode`].
+    pub(crate) fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        read_version(decoder, "receipt proof")?;
+        let (index, count) = (decoder.u32()?, decoder.u32()?);
+        let receipt = Receipt::from_bytes(decoder.raw(RECEIPT_BYTES)?)?;
+        let siblings = decode_path(decoder, "siblings of a receipt proof")?;
+        Ok(Self { receipt, index, count, siblings })
     }
 }
 
@@ -249,13 +271,30 @@ fn read_version(decoder: &mut Decoder<'_>, what: &'static str) -> Result<(), Dec
     }
 }
 
+/// Writes a path of at most [`merkle::PATH_MAX`] siblings: how many u8, then 32 bytes of each.
+pub(crate) fn encode_path(siblings: &[[u8; 32]], encoder: &mut Encoder) {
+    encoder.u8(siblings.len() as u8);
+    for sibling in siblings {
+        encoder.raw(sibling);
+    }
+}
+
+/// Reads what [`encode_path`] writes.
+pub(crate) fn decode_path(decoder: &mut Decoder<'_>, what: &'static str) -> Result<Vec<[u8; 32]>, DecodeError> {
+    let length = usize::from(decoder.u8()?);
+    if length > merkle::PATH_MAX {
+        return Err(DecodeError::OverLimit { what, found: length as u64, limit: merkle::PATH_MAX as u64 });
+    }
+    Ok(decoder.raw(32 * length)?.as_chunks::<32>().0.to_vec())
+}
+
 fn halves(pair: &[u8; 64]) -> BucketEntry {
     let (halves, _) = pair.as_chunks::<32>();
     (halves[0], halves[1])
 }
 
 /// Proofs travel as files between strangers, so nothing rests on the decoder alone refusing a second encoding.
-fn check_canonical(read: &[u8], written: &[u8], what: &'static str) -> Result<(), DecodeError> {
+pub(crate) fn check_canonical(read: &[u8], written: &[u8], what: &'static str) -> Result<(), DecodeError> {
     match read.iter().zip(written).position(|(one, other)| one != other) {
         None if read.len() == written.len() => Ok(()),
         place => Err(DecodeError::Invalid { what, found: place.unwrap_or(written.len()) as u64 }),

@@ -203,6 +203,16 @@ impl State {
         state_root(self.depth, self.accounts, &self.nodes[1])
     }
 
+    /// The accounts of a bucket, by rising key.
+    pub(crate) fn bucket(&self, bucket: u32) -> &[Account] {
+        &self.buckets[bucket as usize]
+    }
+
+    /// A node of the tree as of the last [`Self::commit`]; 1 is its top and 2^depth + i is bucket i.
+    pub(crate) fn node(&self, node: u32) -> &[u8; 32] {
+        &self.nodes[node as usize]
+    }
+
     fn hash_of_bucket(&self, bucket: u32) -> [u8; 32] {
         bucket_hash(&self.bucket_entries(bucket))
     }

@@ -11,6 +11,7 @@ use zeni_ledger::block::transactions_root;
 use zeni_ledger::encoding::Encoder;
 use zeni_ledger::execute::{Executed, execute};
 use zeni_ledger::finality::{CommitCertificate, FinalBlock, FinalityProposal, FinalityVote, VoteKind};
+use zeni_ledger::finality_receipt::{FinalityReceipt, PaymentProof, Statement};
 use zeni_ledger::genesis::{account_file, accounts_digest};
 use zeni_ledger::hash::BatchDigest;
 use zeni_ledger::operation::{AccountChange, Decimals, Hold, HoldId, KeyPolicy, Symbol, TokenChange, WindowWidth};
@@ -27,10 +28,14 @@ const BYTES_PER_LINE: usize = 32;
 
 /// Compares `bytes` with the file `name`, or writes it.
 fn pin(name: &str, bytes: &[u8]) {
-    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/golden", &format!("{name}.hex")].iter().collect();
     let text: String = bytes.chunks(BYTES_PER_LINE).map(|line| hex::encode(line) + "\n").collect();
+    pin_text(&format!("{name}.hex"), &text);
+}
+
+fn pin_text(name: &str, text: &str) {
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/golden", name].iter().collect();
     if std::env::var("ZENI_BLESS").is_ok_and(|value| value == "1") {
-        std::fs::write(&path, &text).unwrap();
+        std::fs::write(&path, text).unwrap();
     }
     let pinned = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let pinned = String::from_utf8(pinned).unwrap();
@@ -193,6 +198,60 @@ fn finality_digests_and_certificate() {
     certificate.signatures = [0, 2, 3].map(sign).to_vec();
     pin("commit_certificate", &certificate.to_bytes());
     assert_eq!(CommitCertificate::from_bytes(&certificate.to_bytes()), Ok(certificate));
+}
+
+#[test]
+fn finality_receipts_of_a_payment_and_of_an_account_and_its_absence() {
+    let mut genesis = genesis();
+    for (validator, number) in genesis.validators.iter_mut().zip(11..) {
+        validator.key = public(number);
+    }
+    let id = genesis.id();
+    pin_text("finality_receipt.genesis.toml", &genesis.to_toml());
+    let mut state = State::new(4);
+    (1..=40).for_each(|number| state.open(account(number)).unwrap());
+    state.commit();
+    let pay = |sequence| PaymentBody { network: 1, ..payment(1, sequence).body() }.sign(&key(1), &id);
+    let batches = [vec![pay(1)], (4..20).map(pay).collect()];
+    let batches = batches.map(|payments| Batch::sign(ValidatorIndex(0), 1, payments, &key(11), &id));
+    let verified = batches.clone().map(|batch| VerifiedBatch::vouch(batch, &id));
+    let slot = 4;
+    let executed = execute(&mut state, &genesis.rules, genesis.slot_time_ms(slot), &verified);
+    let block = |height: u64, parent, digests: Vec<BatchDigest>| {
+        let header = BlockHeader {
+            proposer: ValidatorIndex(0),
+            rank: 0,
+            height,
+            slot: slot + height,
+            parent,
+            transactions_root: transactions_root(&digests),
+            state_root: executed.state_root,
+            receipts_root: executed.receipts_root,
+            receipts: executed.receipts.len() as u32,
+        };
+        Block::sign(header, digests, &key(11), &id)
+    };
+    let first = block(1, genesis.block_id(), verified.iter().map(VerifiedBatch::digest).collect());
+    let second = block(2, first.id(&id), Vec::new());
+    let certified = FinalBlock { id: second.id(&id), height: 2 };
+    let mut certificate = CommitCertificate { decision: 1, round: 0, block: certified, signatures: Vec::new() };
+    let digest = certificate.vote().digest(&id);
+    let sign = |number: u16| (ValidatorIndex(number), SignatureBytes(key(11 + number as u8).sign(&digest).to_bytes()));
+    certificate.signatures = [0, 1].map(sign).to_vec();
+    let proof = prove_receipt(&executed.receipts, 9).unwrap();
+    let batch = &batches[proof.receipt.batch as usize];
+    let statements = [
+        ("payment", Statement::Payment(PaymentProof::new(proof, &first, batch, &id).unwrap())),
+        ("account", Statement::Account(prove(&state, &account_id(1)))),
+        ("absent", Statement::Account(prove(&state, &account_id(99)))),
+    ];
+    for (name, statement) in statements {
+        let headers = vec![first.sealed_header(), second.sealed_header()];
+        let receipt = FinalityReceipt { genesis: id, certificate: certificate.clone(), headers, statement };
+        pin(&format!("finality_receipt.{name}"), &receipt.to_bytes());
+        assert_eq!(FinalityReceipt::from_bytes(&receipt.to_bytes()).as_ref(), Ok(&receipt));
+        assert!(receipt.verify(&genesis, &id).is_ok(), "{name}");
+    }
 }
 
 fn operations() -> Vec<(&'static str, Operation)> {

@@ -9,8 +9,8 @@ use zeni_ledger::operation::Operation;
 use zeni_ledger::proof::{AccountProof, ReceiptProof};
 use zeni_ledger::signature::{Claim, verify};
 use zeni_ledger::{
-    Account, AccountId, Batch, Block, CommitCertificate, Genesis, Payment, PublicKey, Receipt, ReceiptsRoot,
-    SignatureBytes, StateRoot, Transaction, Undo,
+    Account, AccountId, Batch, Block, CommitCertificate, FinalityReceipt, Genesis, Payment, PublicKey, Receipt,
+    ReceiptsRoot, SignatureBytes, StateRoot, Transaction, Undo,
 };
 
 /// Keeps `account_file` from building a state of whatever depth a mutated genesis asks for.
@@ -80,6 +80,15 @@ pub fn receipt_proof(bytes: &[u8]) -> bool {
 pub fn commit_certificate(bytes: &[u8]) -> bool {
     let Ok(certificate) = CommitCertificate::from_bytes(bytes) else { return false };
     assert_eq!(certificate.to_bytes(), bytes);
+    true
+}
+
+pub fn finality_receipt(bytes: &[u8]) -> bool {
+    let Ok(receipt) = FinalityReceipt::from_bytes(bytes) else { return false };
+    assert_eq!(receipt.to_bytes(), bytes);
+    let genesis = Genesis::from_toml(GENESIS_TOML).expect("the golden genesis is valid");
+    // As if the file were of this ledger, so that everything in it is looked at.
+    assert!(receipt.verify(&genesis, &receipt.genesis).is_err(), "nobody signed for the golden genesis");
     true
 }
 

@@ -111,6 +111,12 @@ parser!(account_proof, pinned!("proof.present"), pinned!("proof.absent"));
 parser!(receipt_proof, pinned!("proof.receipt"));
 parser!(commit_certificate, pinned!("commit_certificate"));
 parser!(
+    finality_receipt,
+    pinned!("finality_receipt.payment"),
+    pinned!("finality_receipt.account"),
+    pinned!("finality_receipt.absent")
+);
+parser!(
     transaction,
     pinned!("transaction.all"),
     pinned!("transaction.transfer"),
