@@ -36,6 +36,8 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// Event streams that may still be opened.
     pub event_streams: Arc<Semaphore>,
+    /// Proofs that may still be put together at the same time.
+    pub proofs: Arc<Semaphore>,
     /// Becomes true when the server stops: event streams end then.
     pub stopping: watch::Receiver<bool>,
 }

@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use zeni_consensus::{Applied, Archive, ArchiveError, ChainChange};
-use zeni_ledger::{Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId};
+use zeni_ledger::{
+    BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId,
+    VerifiedBatch,
+};
 use zeni_storage::index::{Index, IndexError, IndexedBlock, Location};
+
+use crate::proof_log::{ProofLog, ProofLogError};
 
 /// Read access to the log from any thread.
 pub type SharedArchive = Arc<dyn Archive + Send + Sync>;
@@ -67,6 +72,8 @@ pub enum ChronicleError {
     Index(#[from] IndexError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    ProofLog(#[from] ProofLogError),
     #[error(
         "the log lacks {what} {id}, which the chain lists; stop the server and move its data away to fetch it again"
     )]
@@ -97,6 +104,7 @@ pub struct Chronicle {
     genesis_id: GenesisId,
     archive: SharedArchive,
     index: Arc<Index>,
+    proof_log: Arc<ProofLog>,
     head: watch::Sender<Head>,
     last_final: watch::Sender<LastFinal>,
 }
@@ -109,12 +117,17 @@ impl std::fmt::Debug for Chronicle {
 
 impl Chronicle {
     /// The chain as far as the index goes.
-    pub fn new(genesis: Arc<Genesis>, archive: SharedArchive, index: Arc<Index>) -> Result<Self, ChronicleError> {
+    pub fn new(
+        genesis: Arc<Genesis>,
+        archive: SharedArchive,
+        index: Arc<Index>,
+        proof_log: Arc<ProofLog>,
+    ) -> Result<Self, ChronicleError> {
         let genesis_id = genesis.id();
         let start = Head { height: 0, id: genesis.block_id(), slot: 0, state_root: None };
         let head = watch::Sender::new(start);
         let last_final = watch::Sender::new(LastFinal { decision: 0, height: 0, id: start.id });
-        let chronicle = Self { genesis, genesis_id, archive, index, head, last_final };
+        let chronicle = Self { genesis, genesis_id, archive, index, proof_log, head, last_final };
         chronicle.announce()?;
         Ok(chronicle)
     }
@@ -129,6 +142,11 @@ impl Chronicle {
 
     pub fn index(&self) -> &Arc<Index> {
         &self.index
+    }
+
+    /// What proofs need besides the log.
+    pub fn proof_log(&self) -> &Arc<ProofLog> {
+        &self.proof_log
     }
 
     pub fn head(&self) -> Head {
@@ -183,6 +201,7 @@ impl Chronicle {
 
     fn apply(&self, applied: &Applied) -> Result<(), ChronicleError> {
         let height = applied.block.header.height;
+        self.proof_log.keep_receipts(applied)?;
         if self.index.block_at(height)? == Some(applied.id) {
             return Ok(());
         }
@@ -201,9 +220,7 @@ impl Chronicle {
         let block = self.stored_block(id)?;
         let mut ids = Vec::with_capacity(block.header.receipts as usize);
         for digest in &block.digests {
-            let batch = self.archive.batch(digest)?;
-            let batch = batch.ok_or_else(|| ChronicleError::Lacking { what: "batch", id: digest.to_string() })?;
-            ids.extend_from_slice(batch.ids());
+            ids.extend_from_slice(self.stored_batch(digest)?.ids());
         }
         Ok(ids)
     }
@@ -228,6 +245,12 @@ impl Chronicle {
     fn stored_block(&self, id: BlockId) -> Result<Arc<Block>, ChronicleError> {
         let block = self.archive.block(&id)?;
         block.ok_or_else(|| ChronicleError::Lacking { what: "block", id: id.to_string() })
+    }
+
+    /// A batch that the chain lists.
+    pub(crate) fn stored_batch(&self, digest: &BatchDigest) -> Result<VerifiedBatch, ChronicleError> {
+        let batch = self.archive.batch(digest)?;
+        batch.ok_or_else(|| ChronicleError::Lacking { what: "batch", id: digest.to_string() })
     }
 
     /// Any stored block, canonical or abandoned.

@@ -17,6 +17,7 @@ use zeni_ledger::{
 use zeni_storage::{DiskFiles, StorageError, Store, Syncer};
 
 use crate::chronicle::{Chronicle, ChronicleError, SharedArchive};
+use crate::final_state::{Executed, FinalAccount, FinalState};
 use crate::keeper::{Keeper, KeeperError};
 use crate::progress::Progress;
 use crate::store::Ledger;
@@ -42,6 +43,7 @@ pub struct AccountView {
 pub enum Question {
     Account(AccountQuery),
     Sequences(SequenceQuery),
+    FinalAccount(FinalAccountQuery),
 }
 
 /// What an account holds.
@@ -50,6 +52,13 @@ pub struct AccountQuery {
     pub id: AccountId,
     pub with_proof: bool,
     pub reply: oneshot::Sender<AccountView>,
+}
+
+/// What an account holds at the last final block, with proof.
+#[derive(Debug)]
+pub struct FinalAccountQuery {
+    pub id: AccountId,
+    pub reply: oneshot::Sender<FinalAccount>,
 }
 
 /// Which sequences of accounts are used.
@@ -153,6 +162,7 @@ struct Following {
     archive: SharedArchive,
     chronicle: Arc<Chronicle>,
     keeper: Keeper,
+    final_state: FinalState,
     around: Surroundings,
     genesis_id: GenesisId,
     /// The node that is followed: its place among the nodes and in genesis.
@@ -169,7 +179,8 @@ impl Following {
     fn new(ledger: Ledger, around: Surroundings) -> Result<Self, FollowerFailure> {
         let Ledger { follower, effects, store, checkpoint, chronicle, .. } = ledger;
         let (syncer, reader) = (store.syncer(), store.reader());
-        let keeper = Keeper::start(Arc::clone(chronicle.index()), syncer.clone(), checkpoint)?;
+        let (index, proof_log) = (Arc::clone(chronicle.index()), Arc::clone(chronicle.proof_log()));
+        let keeper = Keeper::start(index, proof_log, syncer.clone(), checkpoint)?;
         let now = Instant::now();
         let mut following = Self {
             follower,
@@ -178,6 +189,7 @@ impl Following {
             archive: Arc::new(reader),
             chronicle,
             keeper,
+            final_state: FinalState::default(),
             genesis_id: around.genesis.id(),
             followed: None,
             changes: Vec::new(),
@@ -308,6 +320,7 @@ impl Following {
             }
         }
         if let Some(certificate) = self.decided.take() {
+            self.chronicle.proof_log().keep_certificate(&certificate).map_err(ChronicleError::from)?;
             self.chronicle.publish_final(&certificate);
             metrics::gauge!("zeni_api_final_height").set(certificate.block.height as f64);
             tracing::info!(decision = certificate.decision, height = certificate.block.height, "final");
@@ -340,10 +353,18 @@ impl Following {
         Ok(())
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         let ((head, height), state) = (self.follower.head(), self.follower.state());
         let question = match question {
             Question::Account(question) => question,
+            Question::FinalAccount(question) => {
+                let executed = Executed { state, head, height, block_at: |height| self.follower.block_at(height) };
+                let last_final = self.chronicle.last_final();
+                let found = self.final_state.account(&question.id, last_final, &executed, &*self.archive);
+                // Who asked may wait no more.
+                question.reply.send(found).ok();
+                return;
+            }
             Question::Sequences(question) => {
                 // Who asked may wait no more.
                 question.reply.send(SequenceView::of(state, height, &question.sequences)).ok();

@@ -1,7 +1,7 @@
 //! The thread that writes in the background: the index, and checkpoints of the state.
 //!
-//! A checkpoint is written only when the index holds its block on disk: what stands below a checkpoint is not executed
-//! again, so nothing would tell the index of it.
+//! A checkpoint is written only when the index and the proof log hold its block on disk: what stands below a checkpoint
+//! is not executed again, so nothing would tell them of it.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,6 +11,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use zeni_consensus::CheckpointDelta;
 use zeni_storage::index::{Index, IndexError};
 use zeni_storage::{Checkpoint, DiskFiles, SledOverlay, StorageError, Syncer};
+
+use crate::proof_log::{ProofLog, ProofLogError};
 
 /// Between two looks at whether the index has much to write.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,6 +27,8 @@ pub enum KeeperError {
     Index(#[from] IndexError),
     #[error("the checkpoint cannot be written: {0}")]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    ProofLog(#[from] ProofLogError),
     #[error("the background thread panicked")]
     Panicked,
     #[error("the background thread does not start: {0}")]
@@ -42,12 +46,14 @@ impl Keeper {
     /// Starts the thread.
     pub fn start(
         index: Arc<Index>,
+        proof_log: Arc<ProofLog>,
         syncer: Syncer<DiskFiles>,
         checkpoint: Checkpoint<DiskFiles, SledOverlay>,
     ) -> Result<Self, KeeperError> {
         let (checkpoints, work) = bounded(1);
         let thread = std::thread::Builder::new().name("keeper".into());
-        let thread = thread.spawn(move || run(&index, &syncer, checkpoint, &work)).map_err(KeeperError::Spawn)?;
+        let thread =
+            thread.spawn(move || run(&index, &proof_log, &syncer, checkpoint, &work)).map_err(KeeperError::Spawn)?;
         Ok(Self { checkpoints, thread })
     }
 
@@ -83,6 +89,7 @@ impl Keeper {
 
 fn run(
     index: &Index,
+    proof_log: &ProofLog,
     syncer: &Syncer<DiskFiles>,
     mut checkpoint: Checkpoint<DiskFiles, SledOverlay>,
     work: &Receiver<CheckpointDelta>,
@@ -91,6 +98,7 @@ fn run(
         match work.recv_timeout(LOOK_INTERVAL) {
             Ok(delta) => {
                 index.flush_through(delta.height)?;
+                proof_log.sync()?;
                 syncer.sync_all()?;
                 checkpoint.apply(&delta)?;
                 tracing::info!(height = delta.height, accounts = delta.accounts.len(), "checkpoint written");

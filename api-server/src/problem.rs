@@ -75,6 +75,43 @@ impl Problem {
             .with("payment_status", "unknown")
     }
 
+    /// There is nothing to prove: the payment's validity is over and no block executed it.
+    pub fn not_executed(id: &zeni_ledger::TransactionId) -> Self {
+        let detail = "no block executed the payment and its validity is over, so there is nothing to prove";
+        Self::new(StatusCode::NOT_FOUND, "not_executed", "The payment was not executed", detail)
+            .with("id", id.to_string())
+    }
+
+    /// The payment is known, and its block can still be taken back.
+    pub fn not_final_yet(retry_after_s: u32, included: bool) -> Self {
+        let detail = match included {
+            true => "the payment is included and its block is not final yet; a proof exists once it is",
+            false => "the payment is accepted and in no block yet; a proof exists once its block is final",
+        };
+        Self::new(StatusCode::CONFLICT, "not_final_yet", "Not final yet", detail).retry_after(retry_after_s)
+    }
+
+    /// No decision was made in this ledger yet.
+    pub fn no_final_block(retry_after_s: u32) -> Self {
+        let detail = "no block of this ledger is final yet, so there is no height to prove an account at";
+        Self::new(StatusCode::CONFLICT, "no_final_block", "No final block yet", detail).retry_after(retry_after_s)
+    }
+
+    /// The state stands so far above the last final block that it cannot be told as it was there.
+    pub fn state_apart(head: u64, last_final: u64, retry_after_s: u32) -> Self {
+        let detail = "the state is too many payments above the last final block; accounts can be proved again once \
+                      finality has caught up";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "state_apart", "Finality is behind", detail)
+            .retry_after(retry_after_s)
+            .with("height", head)
+            .with("final_height", last_final)
+    }
+
+    /// Too many blocks lie between a payment's and the next certified one.
+    pub fn proof_too_long(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "proof_too_long", "The proof would be too long", detail)
+    }
+
     pub fn unknown_account(id: &zeni_ledger::AccountId) -> Self {
         let detail = format!("the ledger holds no account {id}; a payment does not open one");
         Self::new(StatusCode::NOT_FOUND, "unknown_account", "The account does not exist", detail)

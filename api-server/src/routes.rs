@@ -6,6 +6,7 @@ mod events;
 mod health;
 mod network;
 mod payments;
+mod proofs;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,15 +25,20 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use crate::api::Api;
 use crate::problem::{Problem, ProblemCode};
 
+pub use proofs::PROOFS_AT_ONCE_MAX;
+
 /// Every route: method, path as axum and OpenAPI both write it, handler.
 fn table() -> Vec<(Method, &'static str, MethodRouter<Arc<Api>>)> {
     vec![
         (Method::POST, "/v1/payments", post(payments::submit_one)),
         (Method::POST, "/v1/payments/bulk", post(payments::submit_bulk)),
         (Method::GET, "/v1/payments/{id}", get(payments::status)),
+        (Method::GET, "/v1/payments/{id}/proof", get(proofs::payment)),
         (Method::GET, "/v1/accounts/{id}", get(accounts::account)),
+        (Method::GET, "/v1/accounts/{id}/proof", get(proofs::account)),
         (Method::GET, "/v1/blocks", get(blocks::list)),
         (Method::GET, "/v1/blocks/{block}", get(blocks::block)),
+        (Method::GET, "/v1/blocks/{block}/payments", get(proofs::block_payments)),
         (Method::GET, "/v1/network", get(network::network)),
         (Method::GET, "/v1/events", get(events::stream)),
         (Method::GET, "/v1/openapi.json", get(health::openapi)),

@@ -22,7 +22,7 @@ use crate::follower::{FollowerFailure, FollowerThread, Surroundings};
 use crate::node_watch::watch_nodes;
 use crate::pending::Pending;
 use crate::progress::Progress;
-use crate::routes::{metrics_router, router};
+use crate::routes::{PROOFS_AT_ONCE_MAX, metrics_router, router};
 use crate::server::Server;
 use crate::store::{self, LedgerError};
 use crate::submissions::Submissions;
@@ -163,6 +163,7 @@ impl Running {
             limits,
             metrics,
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
+            proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE_MAX)),
             stopping: stopping.subscribe(),
         });
         let mut servers = vec![tokio::spawn(server.serve(router(Arc::clone(&api)), stopping.subscribe()))];

@@ -13,11 +13,14 @@ use zeni_storage::{
 };
 
 use crate::chronicle::{Chronicle, ChronicleError};
+use crate::proof_log::{ProofLog, ProofLogError};
 
 /// Bytes of the largest genesis file.
 const GENESIS_BYTES_MAX: u64 = 16 << 20;
 /// Directory of the index within the data directory.
 const INDEX_DIRECTORY: &str = "index";
+/// The proof log within the data directory.
+const PROOF_LOG: &str = "proofs.log";
 
 /// Everything open.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub enum LedgerError {
     Index(#[from] IndexError),
     #[error(transparent)]
     Chronicle(#[from] ChronicleError),
+    #[error(transparent)]
+    ProofLog(#[from] ProofLogError),
     #[error("the follower does not start: {0}")]
     Follower(#[from] HaltReason),
 }
@@ -87,6 +92,7 @@ pub fn open(
     let first_state =
         || genesis_state(genesis, genesis_path).map_err(|error| StorageError::GenesisState(error.to_string()));
     let mut found = recover_disk(data, genesis, first_state, Limits::default())?;
+    let proof_log = ProofLog::open(&data.join(PROOF_LOG), &genesis.id())?;
     // An index that is ahead of its log (which was damaged or lost) tells of what cannot be shown or taken back.
     let (height, head) = index.head();
     if height > 0 && found.store.reader().block(&head)?.is_none() {
@@ -96,10 +102,11 @@ pub fn open(
         (index, index_rebuilt) = (Index::open(&index_path, genesis.block_id(), config)?.index, true);
     }
     // What executing a block gave is told only once. An index that does not reach up to the checkpoint, or stands on
-    // another branch there, would miss it for ever; so the whole log is executed again.
+    // another branch there, would miss it for ever, and so would the proof log; so the whole log is executed again.
     let stands_at = (found.recovered.checkpoint_height, found.recovered.checkpoint);
-    if index.block_at(stands_at.0)? != Some(stands_at.1) {
-        tracing::warn!(height = stands_at.0, "the index does not hold the checkpoint's block; executing from genesis");
+    let kept = stands_at.0 == 0 || proof_log.has_receipts(&stands_at.1);
+    if index.block_at(stands_at.0)? != Some(stands_at.1) || !kept {
+        tracing::warn!(height = stands_at.0, "index or proof log lacks the checkpoint's block; executing from genesis");
         found.checkpoint.reset()?;
         drop(found);
         found = recover_disk(data, genesis, first_state, Limits::default())?;
@@ -107,7 +114,11 @@ pub fn open(
     let index = Arc::new(index);
     tell(&found.report);
     let Recovery { recovered, store, checkpoint, .. } = found;
-    let chronicle = Arc::new(Chronicle::new(Arc::clone(genesis), Arc::new(store.reader()), index)?);
+    for certificate in &recovered.certificates {
+        proof_log.keep_certificate(certificate)?;
+    }
+    let reader = Arc::new(store.reader());
+    let chronicle = Arc::new(Chronicle::new(Arc::clone(genesis), reader, index, Arc::new(proof_log))?);
     let (follower, effects) = Follower::recover(Arc::clone(genesis), recovered, now)?;
     Ok(Ledger { follower, effects, store, checkpoint, chronicle, index_rebuilt })
 }

@@ -13,10 +13,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
+use zeni_ledger::finality_receipt::FINALITY_RECEIPT_BYTES_MAX;
 use zeni_ledger::{AccountId, Payment, TransactionId};
 
 /// Bytes of an answer, at most.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
+const _: () = assert!(FINALITY_RECEIPT_BYTES_MAX <= ANSWER_BYTES_MAX, "every proof can be fetched");
+const JSON: &str = "application/json";
+const OCTETS: &str = "application/octet-stream";
 /// Tries of a submission whose answer was lost. The payment's id makes repeating it safe.
 const SUBMIT_TRIES_MAX: u32 = 3;
 
@@ -82,6 +86,14 @@ impl ApiError {
         self.code().is_some_and(|code| BYTES_AT_FAULT.contains(&code))
     }
 
+    /// When the server would be asked again, in seconds.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Problem { retry_after_s, .. } => *retry_after_s,
+            _ => None,
+        }
+    }
+
     /// How long to wait before the next try.
     fn pause(&self) -> Duration {
         match self {
@@ -135,6 +147,23 @@ pub struct StatusAnswer {
     pub details: serde_json::Map<String, Value>,
 }
 
+/// Payments that a block executed, a page of them.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BlockPayments {
+    pub height: u64,
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// Of the whole block.
+    pub receipts: u32,
+    pub payments: Vec<BlockPayment>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct BlockPayment {
+    /// 64 hexadecimal digits.
+    pub id: String,
+}
+
 /// Speaks to one API server.
 #[derive(Debug, Clone)]
 pub struct ApiClient {
@@ -170,6 +199,21 @@ impl ApiClient {
         self.get(&format!("/v1/payments/{id}")).await
     }
 
+    /// The bytes of a payment's finality receipt, unchecked.
+    pub async fn payment_proof(&self, id: &TransactionId) -> Result<Bytes, ApiError> {
+        self.file(&format!("/v1/payments/{id}/proof")).await
+    }
+
+    /// The bytes of an account's finality receipt, unchecked.
+    pub async fn account_proof(&self, id: &AccountId) -> Result<Bytes, ApiError> {
+        self.file(&format!("/v1/accounts/{id}/proof")).await
+    }
+
+    /// Payments that the block at `height` executed, from the one numbered `from` on.
+    pub async fn block_payments(&self, height: u64, from: u32) -> Result<BlockPayments, ApiError> {
+        self.get(&format!("/v1/blocks/{height}/payments?from={from}")).await
+    }
+
     /// Submits a payment; if the answer is lost on the way, the same bytes again. A refusal behind a lost answer is
     /// [`ApiError::Doubtful`]: paying anew could pay twice.
     pub async fn submit(&self, payment: &Payment) -> Result<StatusAnswer, ApiError> {
@@ -194,19 +238,39 @@ impl ApiClient {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
+    async fn file(&self, path: &str) -> Result<Bytes, ApiError> {
+        let (_, _, body) = self.request(Method::GET, path, OCTETS, Bytes::new()).await?;
+        Ok(body)
+    }
+
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
+        let (url, status, body) = self.request(method, path, JSON, body).await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            let reason = error.to_string();
+            ApiError::Unexpected { url, status: status.as_u16(), reason }
+        })
+    }
+
+    /// The body of a successful answer, with the address and the status.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+        body: Bytes,
+    ) -> Result<(String, StatusCode, Bytes), ApiError> {
         let url = format!("{}{path}", self.base);
         let bad = |reason: String| ApiError::BadUrl { url: url.clone(), reason };
-        let request = Request::builder().method(method).uri(&url).header(ACCEPT, "application/json");
-        let request = request.header(CONTENT_TYPE, "application/json").body(Full::new(body));
+        let request = Request::builder().method(method).uri(&url).header(ACCEPT, accept);
+        let request = request.header(CONTENT_TYPE, JSON).body(Full::new(body));
         let request = request.map_err(|error| bad(error.to_string()))?;
         match timeout(self.timeout, self.exchange(&url, request)).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map(|(status, body)| (url, status, body)),
             Err(_) => Err(ApiError::Timeout { url, after: self.timeout }),
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, url: &str, request: Request<Full<Bytes>>) -> Result<T, ApiError> {
+    async fn exchange(&self, url: &str, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), ApiError> {
         let unreachable = |reason: String| ApiError::Unreachable { url: url.into(), reason };
         let answer = self.http.request(request).await.map_err(|error| unreachable(innermost(&error)))?;
         let status = answer.status();
@@ -215,7 +279,7 @@ impl ApiClient {
         let body = body.map_err(|error| unreachable(error.to_string()))?.to_bytes();
         let unexpected = |reason: String| ApiError::Unexpected { url: url.into(), status: status.as_u16(), reason };
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| unexpected(error.to_string()));
+            return Ok((status, body));
         }
         Err(problem(status, retry_after, &body).unwrap_or_else(|| unexpected("no problem document".into())))
     }

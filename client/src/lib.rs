@@ -5,11 +5,13 @@
 //! - [`follow`] keeps one connection that hears the chain from whichever node is reachable.
 //! - [`wallet`] keeps keys in files and signs payments.
 //! - [`api`] speaks HTTP to an API server, as the `zeni` command line does.
+//! - [`rfc3339`] writes moments for people and JSON.
 
 pub mod api;
 pub mod follow;
 mod node;
 mod pool;
+pub mod rfc3339;
 pub mod wallet;
 
 pub use node::{NodeAddress, NodeError};

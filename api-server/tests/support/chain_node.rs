@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use zeni_consensus::finality::FinalityMessage;
 use zeni_consensus::{Message, Mode, Status, Verdict};
-use zeni_ledger::{BlockId, VerifiedBatch};
+use zeni_ledger::{BlockId, FinalBlock, VerifiedBatch};
 use zeni_schemas::Role;
 use zeni_schemas::message::{decode, encode};
 use zeni_schemas::request::{NodeInfo, Reply, Request};
@@ -86,11 +87,20 @@ async fn tell(control: &mut FrameSender, seed: u8, branch: &watch::Receiver<Bran
             slot: branch.blocks.last().map_or(0, |applied| applied.block.header.slot),
             weight: u128::from(branch.height()) * u128::from(VALIDATORS),
             pool: 0,
-            decision: 0,
-            last_final: zeni_ledger::FinalBlock { id: branch.tip, height: 0 },
+            decision: branch.certified.as_ref().map_or(0, |certificate| certificate.decision),
+            last_final: branch
+                .certified
+                .as_ref()
+                .map_or(FinalBlock { id: branch.tip, height: 0 }, |certificate| certificate.block),
         }
     };
-    control.send(encode::<VerifiedBatch>(&Message::Status(status))).await
+    control.send(encode::<VerifiedBatch>(&Message::Status(status))).await?;
+    let certified = branch.borrow().certified.clone();
+    if let Some(certificate) = certified {
+        let message = Message::Finality(Box::new(FinalityMessage::Commit(certificate)));
+        control.send(encode::<VerifiedBatch>(&message)).await?;
+    }
+    Ok(())
 }
 
 async fn answer(

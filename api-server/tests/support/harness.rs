@@ -14,14 +14,16 @@ use tower::ServiceExt;
 use zeni_api_server::api::Api;
 use zeni_api_server::chronicle::Chronicle;
 use zeni_api_server::config::Limits;
+use zeni_api_server::final_state::{Executed, FinalState};
 use zeni_api_server::follower::{AccountView, Question, SequenceView};
 use zeni_api_server::pending::Pending;
 use zeni_api_server::progress::Progress;
-use zeni_api_server::routes::router;
+use zeni_api_server::proof_log::ProofLog;
+use zeni_api_server::routes::{PROOFS_AT_ONCE_MAX, router};
 use zeni_api_server::submissions::Submissions;
 use zeni_client::{NodeAddress, NodePool, PoolConfig};
 use zeni_consensus::ChainChange;
-use zeni_ledger::StateRoot;
+use zeni_ledger::{CommitCertificate, StateRoot};
 use zeni_schemas::Role;
 use zeni_storage::index::{Index, IndexConfig};
 use zeni_transport::TransportConfig;
@@ -81,7 +83,9 @@ impl Harness {
         let index_config = IndexConfig { depth: 2, ..IndexConfig::default() };
         let index = Index::open(&dir.path().join("index"), world.genesis.block_id(), index_config).unwrap().index;
         let archive = Arc::new(MemoryArchive::default());
-        let chronicle = Chronicle::new(world.genesis.clone(), archive.clone(), Arc::new(index)).unwrap();
+        let proof_log = Arc::new(ProofLog::open(&dir.path().join("proofs.log"), &world.id).unwrap());
+        let chronicle = Chronicle::new(world.genesis.clone(), archive.clone(), Arc::new(index), proof_log).unwrap();
+        let chronicle = Arc::new(chronicle);
         let transport =
             TransportConfig { handshake_deadline: Duration::from_millis(300), ..TransportConfig::default() };
         let pool_config = PoolConfig {
@@ -94,10 +98,10 @@ impl Harness {
         let pool = Arc::new(NodePool::new(&dialler(world.id, Role::Client, transport), nodes, pool_config));
         let (questions, asked) = mpsc::channel(16);
         let branch = Arc::new(Mutex::new(Branch::new(world)));
-        tokio::spawn(answer(branch.clone(), asked));
+        tokio::spawn(answer(branch.clone(), archive.clone(), chronicle.clone(), asked));
         let stop = watch::Sender::new(false);
         let api = Arc::new(Api {
-            chronicle: Arc::new(chronicle),
+            chronicle,
             pending: Pending::start(pool.clone()),
             nodes: pool,
             progress,
@@ -106,6 +110,7 @@ impl Harness {
             limits,
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
+            proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE_MAX)),
             stopping: stop.subscribe(),
         });
         let router = router(api.clone());
@@ -118,6 +123,12 @@ impl Harness {
         let pairs = former.blocks.iter().zip(&branch.blocks);
         let common = pairs.take_while(|(left, right)| left.id == right.id).count();
         self.publish(&branch.change_from(&former, common));
+    }
+
+    /// Tells of a decision as the follower would.
+    pub(crate) fn become_final(&self, certificate: &CommitCertificate) {
+        self.api.chronicle.proof_log().keep_certificate(certificate).unwrap();
+        self.api.chronicle.publish_final(certificate);
     }
 
     pub(crate) fn publish(&self, change: &ChainChange) {
@@ -147,12 +158,25 @@ impl Harness {
 }
 
 /// Stands in for the follower's thread.
-async fn answer(branch: Arc<Mutex<Branch>>, mut questions: mpsc::Receiver<Question>) {
+async fn answer(
+    branch: Arc<Mutex<Branch>>,
+    archive: Arc<MemoryArchive>,
+    chronicle: Arc<Chronicle>,
+    mut questions: mpsc::Receiver<Question>,
+) {
+    let mut final_state = FinalState::default();
     while let Some(question) = questions.recv().await {
         let branch = branch.lock().unwrap().clone();
         let state = &branch.state;
         let question = match question {
             Question::Account(question) => question,
+            Question::FinalAccount(question) => {
+                let block_at = |height| branch.block_at(height);
+                let executed = Executed { state, head: branch.tip, height: branch.height(), block_at };
+                let found = final_state.account(&question.id, chronicle.last_final(), &executed, &*archive);
+                question.reply.send(found).ok();
+                continue;
+            }
             Question::Sequences(question) => {
                 question.reply.send(SequenceView::of(state, branch.height(), &question.sequences)).ok();
                 continue;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use ed25519_dalek::Signer as _;
 use zeni_api_server::api::unix_ms;
 use zeni_client::wallet::{Key, Order};
 use zeni_consensus::schedule::Schedule;
@@ -11,8 +12,8 @@ use zeni_ledger::block::transactions_root;
 use zeni_ledger::execute::execute;
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::{
-    AccountId, Amount, Batch, BatchDigest, Block, BlockHeader, BlockId, Genesis, GenesisId, Payment, Sequence, State,
-    TokenId, TransactionId, Undo, ValidatorIndex, VerifiedBatch,
+    AccountId, Amount, Batch, BatchDigest, Block, BlockHeader, BlockId, CommitCertificate, FinalBlock, Genesis,
+    GenesisId, Payment, Sequence, SignatureBytes, State, TokenId, TransactionId, Undo, ValidatorIndex, VerifiedBatch,
 };
 
 use super::fake_node;
@@ -105,15 +106,39 @@ pub(crate) struct Branch {
     pub(crate) tip: BlockId,
     slot: u64,
     pub(crate) blocks: Vec<Applied>,
+    /// The last decision, as nodes tell it.
+    pub(crate) certified: Option<CommitCertificate>,
 }
 
 impl Branch {
     pub(crate) fn new(world: &Arc<World>) -> Self {
-        Self { world: world.clone(), state: world.state(), tip: world.genesis.block_id(), slot: 0, blocks: Vec::new() }
+        let (state, tip) = (world.state(), world.genesis.block_id());
+        Self { world: world.clone(), state, tip, slot: 0, blocks: Vec::new(), certified: None }
     }
 
     pub(crate) fn height(&self) -> u64 {
         self.blocks.len() as u64
+    }
+
+    /// The block at `height`, genesis included.
+    pub(crate) fn block_at(&self, height: u64) -> Option<BlockId> {
+        match height.checked_sub(1) {
+            None => Some(self.world.genesis.block_id()),
+            Some(place) => self.blocks.get(place as usize).map(|applied| applied.id),
+        }
+    }
+
+    /// The certificate of two validators that makes the block at `height` final.
+    pub(crate) fn certificate(&self, decision: u64, height: u64) -> CommitCertificate {
+        let block = FinalBlock { id: self.block_at(height).unwrap(), height };
+        let mut certificate = CommitCertificate { decision, round: 0, block, signatures: Vec::new() };
+        let digest = certificate.vote().digest(&self.world.id);
+        let sign = |validator: u16| {
+            let signature = fake_node::key(1 + validator as u8).sign(&digest);
+            (ValidatorIndex(validator), SignatureBytes(signature.to_bytes()))
+        };
+        certificate.signatures = [0, 2].map(sign).to_vec();
+        certificate
     }
 
     /// Leaves slots empty, as a branch does that others build without knowing of it.
@@ -123,15 +148,17 @@ impl Branch {
 
     /// The next block, with these payments in one batch (none if there is none).
     pub(crate) fn extend(&mut self, payments: Vec<Payment>) -> Applied {
+        self.extend_by(if payments.is_empty() { Vec::new() } else { vec![payments] })
+    }
+
+    /// The next block, with these payments in a batch each.
+    pub(crate) fn extend_by(&mut self, batches: Vec<Vec<Payment>>) -> Applied {
         let (genesis, id) = (&self.world.genesis, &self.world.id);
         self.slot += 1;
         let proposer = Schedule::new(genesis).order(self.slot)[0];
         let key = fake_node::key(1 + proposer.0 as u8);
-        let batches: Vec<VerifiedBatch> = if payments.is_empty() {
-            Vec::new()
-        } else {
-            vec![VerifiedBatch::vouch(Batch::sign(proposer, self.slot, payments, &key, id), id)]
-        };
+        let sign = |payments| VerifiedBatch::vouch(Batch::sign(proposer, self.slot, payments, &key, id), id);
+        let batches: Vec<VerifiedBatch> = batches.into_iter().map(sign).collect();
         let mut executed = execute(&mut self.state, &genesis.rules, genesis.slot_time_ms(self.slot), &batches);
         let digests: Vec<BatchDigest> = batches.iter().map(VerifiedBatch::digest).collect();
         let header = BlockHeader {
@@ -169,11 +196,13 @@ pub(crate) fn proposer_seed(validator: ValidatorIndex) -> u8 {
 pub(crate) struct MemoryArchive {
     batches: Mutex<HashMap<BatchDigest, VerifiedBatch>>,
     blocks: Mutex<HashMap<BlockId, Arc<Block>>>,
+    undos: Mutex<HashMap<BlockId, Arc<Undo>>>,
 }
 
 impl MemoryArchive {
     pub(crate) fn store(&self, applied: &Applied) {
         self.blocks.lock().unwrap().insert(applied.id, applied.block.clone());
+        self.undos.lock().unwrap().insert(applied.id, applied.undo.clone());
         for batch in &applied.batches {
             self.batches.lock().unwrap().insert(batch.digest(), batch.clone());
         }
@@ -189,7 +218,7 @@ impl Archive for MemoryArchive {
         Ok(self.blocks.lock().unwrap().get(id).cloned())
     }
 
-    fn undo(&self, _: &BlockId) -> Result<Option<Arc<Undo>>, ArchiveError> {
-        Ok(None)
+    fn undo(&self, block: &BlockId) -> Result<Option<Arc<Undo>>, ArchiveError> {
+        Ok(self.undos.lock().unwrap().get(block).cloned())
     }
 }
