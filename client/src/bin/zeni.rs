@@ -1,5 +1,8 @@
 //! `zeni`: a wallet for the command line. It keeps keys in files, signs here, and speaks HTTP to an API server.
 
+#[path = "zeni/proof.rs"]
+mod proof;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -8,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeni_client::api::{ApiClient, ApiError, StatusAnswer};
 use zeni_client::wallet::{Key, KeyFileError, Order};
+use zeni_ledger::finality_receipt::FinalityReceiptError;
 use zeni_ledger::hash::array_from_hex;
 use zeni_ledger::{AccountId, Amount, GenesisId, Sequence, TokenId, TransactionId};
 
@@ -15,7 +19,8 @@ use zeni_ledger::{AccountId, Amount, GenesisId, Sequence, TokenId, TransactionId
 const POLL: Duration = Duration::from_millis(500);
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the tool failed; 2 wrong usage; 3 the payment was refused or rejected; \
-                          4 the outcome is not known yet: ask with `zeni status`; 5 not found.";
+                          4 the outcome is not known yet: ask with `zeni status`; 5 not found; 6 a proof does not \
+                          hold.";
 
 #[derive(Parser)]
 #[command(name = "zeni", version, about = "Pays and shows balances on a Zeni ledger", after_help = EXIT_CODES)]
@@ -48,6 +53,9 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Fetches proofs that a payment or an account's balance is final, and checks them without a network.
+    #[command(subcommand)]
+    Proof(proof::ProofCommand),
 }
 
 #[derive(Subcommand)]
@@ -126,6 +134,10 @@ enum Failure {
     Unclear { id: TransactionId, error: ApiError },
     #[error("payment {id} is {status} and in no block after {seconds} s; ask with: zeni status {id}")]
     NotYet { id: TransactionId, status: String, seconds: u64 },
+    #[error("{file}: {error}")]
+    Proof { file: String, error: FinalityReceiptError },
+    #[error("{file} is still accepted with another value of byte {place}; seed {seed}")]
+    Accepted { file: String, place: usize, seed: u64 },
 }
 
 impl Failure {
@@ -135,7 +147,9 @@ impl Failure {
             Self::Rejected { .. } => 3,
             Self::Unclear { .. } | Self::NotYet { .. } => 4,
             Self::Api(ApiError::Problem { status: 404, .. }) => 5,
+            Self::Api(error) if matches!(error.code(), Some("not_final_yet" | "no_final_block")) => 4,
             Self::Api(ApiError::Problem { status: 409 | 422, .. }) => 3,
+            Self::Proof { .. } | Self::Accepted { .. } => 6,
             Self::Key(_) | Self::Api(_) | Self::Io(_) => 1,
         }
     }
@@ -150,6 +164,8 @@ impl Failure {
             Self::Rejected { reason, .. } => reason,
             Self::Unclear { .. } => "unclear",
             Self::NotYet { .. } => "not_yet_included",
+            Self::Proof { error, .. } => error.code(),
+            Self::Accepted { .. } => "accepted",
         }
     }
 }
@@ -197,6 +213,7 @@ async fn run(command: Command) -> Result<Answer, Failure> {
             let id = TransactionId::from_hex(&id).ok_or_else(|| usage("ID is 64 hexadecimal digits"))?;
             Ok(status_answer(&server.client()?.status(&id).await?))
         }
+        Command::Proof(command) => proof::run(command).await,
     }
 }
 
@@ -366,6 +383,7 @@ mod tests {
         assert_eq!(problem(422, "zero_amount"), 3);
         assert_eq!(problem(409, "sequence_used"), 3);
         assert_eq!(problem(404, "unknown_payment"), 5);
+        assert_eq!((problem(409, "not_final_yet"), problem(409, "no_final_block")), (4, 4));
         assert_eq!(problem(503, "overloaded"), 1);
     }
 }
