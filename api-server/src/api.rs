@@ -10,12 +10,13 @@ use zeni_client::{NodePool, PoolError};
 use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
 
-use crate::chronicle::{Chronicle, ChronicleError, Inclusion};
+use crate::chronicle::{Chronicle, ChronicleError, Inclusion, OpenStanding, SequenceUse, Standing, Terms};
 use crate::config::Limits;
 use crate::follower::{AccountQuery, AccountView, Question};
 use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::progress::Progress;
+use crate::repeat::User;
 use crate::submissions::{Promise, Submissions};
 
 /// How long nodes may take to tell the copies of a payment, before those that are known here are told.
@@ -38,6 +39,8 @@ pub struct Api {
     pub event_streams: Arc<Semaphore>,
     /// Proofs that may still be put together at the same time.
     pub proofs: Arc<Semaphore>,
+    /// Payments that may still be waited for.
+    pub waiting: Arc<Semaphore>,
     /// Becomes true when the server stops: event streams end then.
     pub stopping: watch::Receiver<bool>,
 }
@@ -53,7 +56,22 @@ pub enum Submitted {
     },
     /// It stands on the chain already: a repeated submission.
     OnChain(Inclusion),
+    /// Refused: another payment used its sequence. `None` if the index does not tell which.
+    SequenceUsed(Option<SequenceUse>),
     Refused(Refusal),
+}
+
+impl Submitted {
+    /// How certain it is by the answer alone; `None` if it was refused.
+    pub const fn taken(&self) -> Option<PaymentStatus> {
+        match self {
+            Self::Accepted { copies } | Self::Known { copies } => {
+                Some(PaymentStatus::Accepted { copies: *copies, accepted_ms: None, doubt: None })
+            }
+            Self::OnChain(inclusion) => Some(executed(*inclusion)),
+            Self::SequenceUsed(_) | Self::Refused(_) => None,
+        }
+    }
 }
 
 /// How certain a payment is.
@@ -63,17 +81,31 @@ pub enum PaymentStatus {
     Accepted {
         copies: u16,
         accepted_ms: Option<u64>,
-        /// Another payment used its sequence: unless a reorganisation takes that one back, no block can execute this
-        /// one. Not yet `rejected`, which is for ever.
-        superseded: bool,
+        /// Why it will probably not be executed.
+        doubt: Option<Doubt>,
     },
+    /// Executed, applied or rejected, in a block that can still be taken back.
     Included(Inclusion),
+    /// For ever: executed, and money moved.
+    Final(Inclusion),
+    /// For ever: executed, and no money moved.
     Rejected(Inclusion, Rejection),
-    /// Its validity ended before a block took it, and no node holds it any more.
+    /// For ever: another payment used its sequence.
+    Superseded(SequenceUse),
+    /// For ever: its validity ended before a block took it.
     Expired {
         valid_until: u32,
     },
     Unknown,
+}
+
+/// What only a reorganisation can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// Another payment used its sequence.
+    SequenceUsed(SequenceUse),
+    /// The head is too late for it.
+    Late,
 }
 
 impl Api {
@@ -98,9 +130,11 @@ impl Api {
             Verdict::Accepted { copies } => Submitted::Accepted { copies },
             Verdict::Known { copies } => Submitted::Known { copies },
             // The sequence may have been used by this very payment.
-            Verdict::Refused(Refusal::SequenceUsed) => {
-                users.next().flatten().map_or(Submitted::Refused(Refusal::SequenceUsed), Submitted::OnChain)
-            }
+            Verdict::Refused(Refusal::SequenceUsed) => match users.next() {
+                Some(User::Itself(inclusion)) => Submitted::OnChain(inclusion),
+                Some(User::Another(used)) => Submitted::SequenceUsed(used),
+                None => Submitted::SequenceUsed(None),
+            },
             Verdict::Refused(refusal) => Submitted::Refused(refusal),
         };
         let answers: Vec<_> = ids.into_iter().zip(verdicts.into_iter().map(judge)).collect();
@@ -112,9 +146,9 @@ impl Api {
         let accepted_ms = unix_ms();
         let promises = payments.iter().zip(ids).zip(verdicts).filter_map(|((payment, id), verdict)| match verdict {
             Verdict::Accepted { copies } | Verdict::Known { copies } => {
-                let (valid_until, from) = (payment.valid_until(), payment.from());
-                let sequence = payment.sequence();
-                Some((*id, Promise { copies: *copies, valid_until, accepted_ms, from, sequence }))
+                let (from, sequence) = (payment.from(), payment.sequence());
+                let terms = Terms { from, sequence, valid_until: payment.valid_until() };
+                Some((*id, Promise { copies: *copies, accepted_ms, terms }))
             }
             Verdict::Refused(_) => None,
         });
@@ -125,10 +159,6 @@ impl Api {
     /// balances would be told, and blocks that were told already would seem to be taken back.
     pub fn require_replayed(&self) -> Result<(), Problem> {
         self.progress.replayed().map_err(|reason| Problem::not_ready(reason.to_string()))
-    }
-
-    async fn find(&self, id: TransactionId) -> Result<Option<Inclusion>, Problem> {
-        self.read(move |chronicle| chronicle.find(&id)).await
     }
 
     /// Reads from the log or the index, on a thread that may wait for the disk.
@@ -152,51 +182,58 @@ impl Api {
 
     /// How certain a payment is: by the chain, by what nodes promised through this server, or by what nodes say.
     pub async fn status(&self, id: TransactionId) -> Result<PaymentStatus, Problem> {
-        if let Some(inclusion) = self.find(id).await? {
-            return Ok(executed(inclusion));
-        }
+        let known = self.chain_status(id).await?;
         let promise = self.submissions.find(&id);
-        if let Some(promise) = promise.filter(|promise| !self.is_over(promise.valid_until)) {
-            return self.promised(id, promise).await;
+        match (known, promise) {
+            (PaymentStatus::Accepted { accepted_ms, doubt, .. }, Some(promise)) => {
+                let copies = self.copies(id, promise).await;
+                Ok(PaymentStatus::Accepted { copies, accepted_ms, doubt })
+            }
+            // Only a node can know it; or nobody asked through this server, and a block listed it and skipped it.
+            (PaymentStatus::Unknown | PaymentStatus::Accepted { .. }, None) => {
+                let told = self.pending.copies(id).await;
+                // A block may have taken it from the pool between the two questions.
+                match self.chain_status(id).await? {
+                    PaymentStatus::Accepted { copies, accepted_ms, doubt } => {
+                        let copies = copies.max(told.unwrap_or(0));
+                        Ok(PaymentStatus::Accepted { copies, accepted_ms, doubt })
+                    }
+                    PaymentStatus::Unknown => match told? {
+                        0 => Ok(PaymentStatus::Unknown),
+                        copies => Ok(PaymentStatus::Accepted { copies, accepted_ms: None, doubt: None }),
+                    },
+                    other => Ok(other),
+                }
+            }
+            (other, _) => Ok(other),
         }
-        let copies = match self.pending.copies(id).await {
-            Ok(copies) => copies,
-            // Without a node's word, a promise still stands.
-            Err(_) if promise.is_some() => promise.map_or(0, |promise| promise.copies),
-            Err(problem) => return Err(problem),
-        };
-        if copies > 0 {
-            let accepted_ms = promise.map(|promise| promise.accepted_ms);
-            return Ok(PaymentStatus::Accepted { copies, accepted_ms, superseded: false });
-        }
-        // A block may have taken it from the pool between the two questions.
-        if let Some(inclusion) = self.find(id).await? {
-            return Ok(executed(inclusion));
-        }
-        Ok(promise
-            .map_or(PaymentStatus::Unknown, |promise| PaymentStatus::Expired { valid_until: promise.valid_until }))
     }
 
-    /// The status of a payment that nodes promised through this server and no block was seen to hold.
-    async fn promised(&self, id: TransactionId, promise: Promise) -> Result<PaymentStatus, Problem> {
-        let used = self.sequences(vec![(promise.from, promise.sequence)]).await?.used;
-        // The index was published before the state answered: what used the sequence can be found, if it is this one.
-        if let Some(inclusion) = self.find(id).await? {
-            return Ok(executed(inclusion));
-        }
-        let superseded = used.first().copied().unwrap_or(false);
+    /// At how many nodes a promised payment is by now.
+    async fn copies(&self, id: TransactionId, promise: Promise) -> u16 {
         let everywhere = usize::from(promise.copies) >= self.chronicle.genesis().validators.len();
-        let mut copies = promise.copies;
         if !everywhere && let Ok(Ok(told)) = timeout(COPIES_WAIT, self.pending.copies(id)).await {
-            copies = self.submissions.grow(&id, told).map_or(copies.max(told), |promise| promise.copies);
+            return self.submissions.grow(&id, told).map_or(promise.copies.max(told), |promise| promise.copies);
         }
-        Ok(PaymentStatus::Accepted { copies, accepted_ms: Some(promise.accepted_ms), superseded })
+        promise.copies
     }
 
-    /// Whether blocks from now on are too late for a payment valid until then.
-    fn is_over(&self, valid_until: u32) -> bool {
-        let head_ms = self.chronicle.genesis().slot_time_ms(self.chronicle.head().slot);
-        u64::from(valid_until) * 1_000 < head_ms
+    async fn chain_status(&self, id: TransactionId) -> Result<PaymentStatus, Problem> {
+        let statuses = self.chain_statuses(vec![id]).await?;
+        statuses.first().copied().ok_or_else(Problem::internal)
+    }
+
+    /// How certain payments are, in order, by the chain and by what nodes promised through this server: no node is asked.
+    pub async fn chain_statuses(&self, ids: Vec<TransactionId>) -> Result<Vec<PaymentStatus>, Problem> {
+        let promises: Vec<Option<Promise>> = ids.iter().map(|id| self.submissions.find(id)).collect();
+        self.read(move |chronicle| {
+            let looks = ids.iter().zip(promises).map(|(id, promise)| {
+                let standing = chronicle.standing(id, promise.map(|promise| promise.terms))?;
+                Ok(status_of(&standing, promise))
+            });
+            looks.collect()
+        })
+        .await
     }
 
     /// An account at the head.
@@ -205,9 +242,32 @@ impl Api {
     }
 }
 
-fn executed(inclusion: Inclusion) -> PaymentStatus {
+fn status_of(standing: &Standing, promise: Option<Promise>) -> PaymentStatus {
+    match standing {
+        Standing::Executed(inclusion) => executed(*inclusion),
+        Standing::Superseded(used) => PaymentStatus::Superseded(*used),
+        Standing::Expired { valid_until } => PaymentStatus::Expired { valid_until: *valid_until },
+        Standing::Open(OpenStanding { is_stored, used, is_late }) => {
+            let late = is_late.then_some(Doubt::Late);
+            let doubt = used.map(Doubt::SequenceUsed).or(late);
+            match promise {
+                Some(promise) => accepted(&promise, doubt),
+                // The node that this server follows has it.
+                None if *is_stored => PaymentStatus::Accepted { copies: 1, accepted_ms: None, doubt },
+                None => PaymentStatus::Unknown,
+            }
+        }
+    }
+}
+
+const fn accepted(promise: &Promise, doubt: Option<Doubt>) -> PaymentStatus {
+    PaymentStatus::Accepted { copies: promise.copies, accepted_ms: Some(promise.accepted_ms), doubt }
+}
+
+const fn executed(inclusion: Inclusion) -> PaymentStatus {
     match inclusion.outcome {
-        Outcome::Applied => PaymentStatus::Included(inclusion),
+        _ if !inclusion.is_final => PaymentStatus::Included(inclusion),
+        Outcome::Applied => PaymentStatus::Final(inclusion),
         Outcome::Rejected(rejection) => PaymentStatus::Rejected(inclusion, rejection),
     }
 }
@@ -235,6 +295,7 @@ fn count(answers: &[(TransactionId, Submitted)]) {
         Submitted::Accepted { .. } => "accepted",
         Submitted::Known { .. } => "known",
         Submitted::OnChain(_) => "on_chain",
+        Submitted::SequenceUsed(_) => Refusal::SequenceUsed.code(),
         Submitted::Refused(refusal) => refusal.code(),
     };
     // Most calls have one verdict for all, so runs of equal ones are counted at once.

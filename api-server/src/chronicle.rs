@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zeni_consensus::{Applied, Archive, ArchiveError, ChainChange};
 use zeni_ledger::{
-    BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, Payment, StateRoot, TransactionId,
-    VerifiedBatch,
+    AccountId, BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, Payment, Sequence,
+    StateRoot, TransactionId, VerifiedBatch,
 };
-use zeni_storage::index::{Index, IndexError, IndexedBlock, Location};
+use zeni_storage::index::{Index, IndexError, IndexedBlock, Listed, Location, Place};
 
 use crate::proof_log::{ProofLog, ProofLogError};
 
@@ -37,6 +37,7 @@ pub struct LastFinal {
     pub decision: u64,
     pub height: u64,
     pub id: BlockId,
+    pub slot: u64,
 }
 
 /// A block of the canonical chain.
@@ -63,6 +64,50 @@ pub struct Inclusion {
     pub outcome: Outcome,
     /// Its block can never be taken back.
     pub is_final: bool,
+}
+
+/// What decides whether a payment can still be executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub from: AccountId,
+    pub sequence: Sequence,
+    /// Unix seconds; after that no block takes it.
+    pub valid_until: u32,
+}
+
+/// The payment that used a sequence, and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SequenceUse {
+    pub by: TransactionId,
+    pub height: u64,
+    pub block: BlockId,
+    pub slot: u64,
+    /// Its block can never be taken back.
+    pub is_final: bool,
+}
+
+/// How a payment stands, by the chain alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A block executed it.
+    Executed(Inclusion),
+    /// For ever: another payment used its sequence, in a final block, while it was valid.
+    Superseded(SequenceUse),
+    /// For ever: a final block's slot time is past its `valid_until`, and no block up to that one executed it.
+    Expired { valid_until: u32 },
+    /// Nothing that cannot change.
+    Open(OpenStanding),
+}
+
+/// What the chain says of a payment that it has not executed and may still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenStanding {
+    /// A block lists it and skipped it, so this server's log holds it.
+    pub is_stored: bool,
+    /// Who used its sequence, in a block that is not final.
+    pub used: Option<SequenceUse>,
+    /// The head's slot time is past its `valid_until`, and no final block's is.
+    pub is_late: bool,
 }
 
 /// Why the chain cannot be told.
@@ -126,7 +171,7 @@ impl Chronicle {
         let genesis_id = genesis.id();
         let start = Head { height: 0, id: genesis.block_id(), slot: 0, state_root: None };
         let head = watch::Sender::new(start);
-        let last_final = watch::Sender::new(LastFinal { decision: 0, height: 0, id: start.id });
+        let last_final = watch::Sender::new(LastFinal { decision: 0, height: 0, id: start.id, slot: 0 });
         let chronicle = Self { genesis, genesis_id, archive, index, proof_log, head, last_final };
         chronicle.announce()?;
         Ok(chronicle)
@@ -169,9 +214,10 @@ impl Chronicle {
     }
 
     /// Takes in a decision whose certificate was checked and is on disk, and whose block is executed here.
-    pub fn publish_final(&self, certificate: &CommitCertificate) {
+    pub fn publish_final(&self, certificate: &CommitCertificate) -> Result<(), ChronicleError> {
         let CommitCertificate { decision, block, .. } = certificate;
-        let found = LastFinal { decision: *decision, height: block.height, id: block.id };
+        let slot = self.stored_block(block.id)?.header.slot;
+        let found = LastFinal { decision: *decision, height: block.height, id: block.id, slot };
         self.last_final.send_if_modified(|current| {
             let later = current.decision < found.decision;
             if later {
@@ -179,10 +225,7 @@ impl Chronicle {
             }
             later
         });
-    }
-
-    fn is_final(&self, height: u64) -> bool {
-        height <= self.last_final().height
+        Ok(())
     }
 
     /// Takes in a change of the canonical chain that is on disk. What the index knows from before a restart is told
@@ -212,17 +255,19 @@ impl Chronicle {
     }
 
     fn undo_head(&self) -> Result<(), ChronicleError> {
-        self.index.undo(|block| self.payment_ids(block))?;
+        self.index.undo(|block| self.listed_payments(block))?;
         Ok(())
     }
 
-    fn payment_ids(&self, id: BlockId) -> Result<Vec<TransactionId>, ChronicleError> {
+    fn listed_payments(&self, id: BlockId) -> Result<Vec<Listed>, ChronicleError> {
         let block = self.stored_block(id)?;
-        let mut ids = Vec::with_capacity(block.header.receipts as usize);
+        let mut listed = Vec::with_capacity(block.header.receipts as usize);
         for digest in &block.digests {
-            ids.extend_from_slice(self.stored_batch(digest)?.ids());
+            let batch = self.stored_batch(digest)?;
+            let payments = batch.payments().iter().zip(batch.ids());
+            listed.extend(payments.map(|(one, id)| Listed { id: *id, from: one.from(), sequence: one.sequence() }));
         }
-        Ok(ids)
+        Ok(listed)
     }
 
     fn announce(&self) -> Result<(), ChronicleError> {
@@ -263,9 +308,12 @@ impl Chronicle {
         if height == 0 {
             return Ok(None);
         }
+        // Before the look-up: what stands at this height later may be another block, and only that one final.
+        let last_final = self.last_final();
         let Some(id) = self.index.block_at(height)? else { return Ok(None) };
         let depth = self.index.head().0.saturating_sub(height);
-        Ok(Some(CanonicalBlock { id, block: self.stored_block(id)?, depth, is_final: self.is_final(height) }))
+        let is_final = height <= last_final.height;
+        Ok(Some(CanonicalBlock { id, block: self.stored_block(id)?, depth, is_final }))
     }
 
     /// The id of the canonical block at `height`, genesis included.
@@ -295,14 +343,87 @@ impl Chronicle {
         }))
     }
 
+    /// How a payment stands. `terms` are those of the payment, if the caller knows them; otherwise they are looked for
+    /// among what blocks skipped.
+    ///
+    /// What it calls for ever stays: the block that superseded it came before its `valid_until`, and is final; an expired
+    /// one cannot be in a block above a final one that is too late for it already.
+    pub fn standing(&self, id: &TransactionId, terms: Option<Terms>) -> Result<Standing, ChronicleError> {
+        // Before every look-up, as in [`Self::block_at`].
+        let (last_final, head) = (self.last_final(), self.head());
+        if let Some(inclusion) = self.find(id)? {
+            return Ok(Standing::Executed(inclusion));
+        }
+        let skipped = self.skipped(id)?;
+        let is_stored = skipped.is_some();
+        let Some(terms) = terms.or(skipped) else {
+            return Ok(Standing::Open(OpenStanding { is_stored, used: None, is_late: false }));
+        };
+        let used = self.user_of(&terms.from, terms.sequence)?;
+        if used.is_some_and(|used| used.by == *id) {
+            // A block took it since.
+            if let Some(inclusion) = self.find(id)? {
+                return Ok(Standing::Executed(inclusion));
+            }
+        }
+        let used = used.filter(|used| used.by != *id);
+        let is_too_late = |slot| u64::from(terms.valid_until) * 1_000 < self.genesis.slot_time_ms(slot);
+        Ok(match used {
+            Some(used) if used.is_final && !is_too_late(used.slot) => Standing::Superseded(used),
+            _ if is_too_late(last_final.slot) => Standing::Expired { valid_until: terms.valid_until },
+            _ => Standing::Open(OpenStanding { is_stored, used, is_late: is_too_late(head.slot) }),
+        })
+    }
+
+    /// Who used a sequence of an account on the canonical chain. `None` also if another use hides it in the index.
+    pub fn user_of(&self, account: &AccountId, sequence: Sequence) -> Result<Option<SequenceUse>, ChronicleError> {
+        let locate = || Ok(self.index.find_use(account, sequence)?);
+        let found = steadily(locate, |place: &Place| {
+            let Some(found) = self.block_at(place.height)? else { return Ok(None) };
+            let listed = self.listed(&found.block, *place)?;
+            Ok::<_, ChronicleError>(listed.map(|(by, payment)| (found, by, payment)))
+        })?;
+        let same = |payment: &Payment| payment.from() == *account && payment.sequence() == sequence;
+        Ok(found.filter(|(_, (_, _, payment))| same(payment)).map(|(place, (found, by, _))| SequenceUse {
+            by,
+            height: place.height,
+            block: found.id,
+            slot: found.block.header.slot,
+            is_final: found.is_final,
+        }))
+    }
+
+    /// The terms of a payment that a block lists and skipped.
+    fn skipped(&self, id: &TransactionId) -> Result<Option<Terms>, ChronicleError> {
+        let found = steadily(
+            || Ok(self.index.find_skipped(id)?),
+            |place: &Place| {
+                let Some(found) = self.block_at(place.height)? else { return Ok(None) };
+                self.listed(&found.block, *place)
+            },
+        )?;
+        let same = found.filter(|(_, (listed, _))| listed == id);
+        Ok(same.map(|(_, (_, payment))| Terms {
+            from: payment.from(),
+            sequence: payment.sequence(),
+            valid_until: payment.valid_until(),
+        }))
+    }
+
+    /// The payment that a block lists at a place.
+    fn listed(&self, block: &Block, place: Place) -> Result<Option<(TransactionId, Payment)>, ChronicleError> {
+        let Some(digest) = block.digests.get(usize::from(place.batch)) else { return Ok(None) };
+        let Some(batch) = self.archive.batch(digest)? else { return Ok(None) };
+        let position = usize::from(place.position);
+        Ok(batch.ids().get(position).copied().zip(batch.payments().get(position).copied()))
+    }
+
     /// The payment itself, from the log. `None` if another payment shares half of its id, or the chain just changed.
     pub fn payment(&self, id: &TransactionId, inclusion: &Inclusion) -> Result<Option<Payment>, ChronicleError> {
         let block = self.stored_block(inclusion.block)?;
-        let Some(digest) = block.digests.get(usize::from(inclusion.batch)) else { return Ok(None) };
-        let Some(batch) = self.archive.batch(digest)? else { return Ok(None) };
-        let position = usize::from(inclusion.position);
-        let same = batch.ids().get(position) == Some(id);
-        Ok(if same { batch.payments().get(position).copied() } else { None })
+        let Inclusion { height, batch, position, .. } = *inclusion;
+        let listed = self.listed(&block, Place { height, batch, position })?;
+        Ok(listed.filter(|(listed, _)| listed == id).map(|(_, payment)| payment))
     }
 }
 

@@ -321,7 +321,7 @@ impl Following {
         }
         if let Some(certificate) = self.decided.take() {
             self.chronicle.proof_log().keep_certificate(&certificate).map_err(ChronicleError::from)?;
-            self.chronicle.publish_final(&certificate);
+            self.chronicle.publish_final(&certificate)?;
             metrics::gauge!("zeni_api_final_height").set(certificate.block.height as f64);
             tracing::info!(decision = certificate.decision, height = certificate.block.height, "final");
         }

@@ -25,8 +25,10 @@ mod repeat;
 pub mod routes;
 pub mod run;
 pub mod server;
+pub mod status_json;
 pub mod store;
 pub mod submissions;
 pub mod telemetry;
+pub mod waiting;
 
 pub use zeni_client::rfc3339;

@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use zeni_consensus::Refusal;
 
+use crate::chronicle::SequenceUse;
+
 /// Why a request got no other answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
@@ -168,6 +170,18 @@ impl Problem {
             Refusal::SequencePending { by } => problem.with("by", by.to_string()),
             Refusal::UnknownFlags { flags } => problem.with("flags", *flags),
             _ => problem,
+        }
+    }
+
+    /// A payment that was not taken because another one, if it is known which, used its sequence.
+    pub fn sequence_used(used: Option<&SequenceUse>) -> Self {
+        let problem = Self::refused(&Refusal::SequenceUsed);
+        match used {
+            None => problem,
+            Some(used) => problem
+                .with("used_by", used.by.to_string())
+                .with("used_by_height", used.height)
+                .with("used_by_final", used.is_final),
         }
     }
 

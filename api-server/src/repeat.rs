@@ -11,25 +11,33 @@ use tokio::time::{Instant, sleep_until};
 use zeni_ledger::{AccountId, Payment, Sequence, TransactionId};
 
 use crate::api::Api;
-use crate::chronicle::Inclusion;
+use crate::chronicle::{Inclusion, SequenceUse};
 use crate::follower::{Question, SequenceQuery, SequenceView};
 use crate::problem::Problem;
 
 /// Between two looks while the head stands still: what nodes tell of their heights changes without it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Who used the sequence of a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    Itself(Inclusion),
+    /// `None` if the index does not tell which.
+    Another(Option<SequenceUse>),
+}
+
 impl Api {
-    /// Of each payment whose sequence a node calls used: where it stands, or `None` if another payment used the sequence.
+    /// Of each payment whose sequence a node calls used: who used it.
     pub(crate) async fn who_used(
         &self,
         payments: &[(TransactionId, Payment)],
         deadline: Instant,
-    ) -> Result<Vec<Option<Inclusion>>, Problem> {
+    ) -> Result<Vec<User>, Problem> {
         let mut answers = vec![None; payments.len()];
         let mut open: Vec<usize> = (0..payments.len()).collect();
         let mut head = self.chronicle.watch();
         if open.is_empty() {
-            return Ok(answers);
+            return Ok(Vec::new());
         }
         loop {
             head.mark_unchanged();
@@ -48,7 +56,7 @@ impl Api {
                 }
             }
             if open.is_empty() {
-                return Ok(answers);
+                return self.users(payments, answers).await;
             }
             if Instant::now() >= deadline {
                 return Err(Problem::unclear());
@@ -60,6 +68,24 @@ impl Api {
                 () = sleep_until(look) => {}
             }
         }
+    }
+
+    /// Names the users of the sequences that payments did not use themselves.
+    async fn users(
+        &self,
+        payments: &[(TransactionId, Payment)],
+        found: Vec<Option<Inclusion>>,
+    ) -> Result<Vec<User>, Problem> {
+        let looked = found.into_iter().zip(payments.iter().map(|(_, one)| (one.from(), one.sequence())));
+        let looked: Vec<_> = looked.collect();
+        self.read(move |chronicle| {
+            let users = looked.iter().map(|(found, (from, sequence))| match found {
+                Some(inclusion) => Ok(User::Itself(*inclusion)),
+                None => chronicle.user_of(from, *sequence).map(User::Another),
+            });
+            users.collect()
+        })
+        .await
     }
 
     async fn find_all(&self, ids: Vec<TransactionId>) -> Result<Vec<Option<Inclusion>>, Problem> {

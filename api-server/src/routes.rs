@@ -9,7 +9,7 @@ mod payments;
 mod proofs;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,6 +24,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::api::Api;
 use crate::problem::{Problem, ProblemCode};
+use crate::waiting::Wait;
 
 pub use proofs::PROOFS_AT_ONCE_MAX;
 
@@ -70,7 +71,9 @@ pub fn metrics_router(api: Arc<Api>) -> Router {
 async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let begun = Instant::now();
-    let answered = tokio::time::timeout(api.limits.request_timeout(), next.run(request)).await;
+    // A submission that waits takes as much longer; its handler refuses what is no such query.
+    let waits = Query::<Wait>::try_from_uri(request.uri()).map_or(Duration::ZERO, |Query(wait)| wait.time());
+    let answered = tokio::time::timeout(api.limits.request_timeout() + waits, next.run(request)).await;
     let response = answered.unwrap_or_else(|_| Problem::timeout().into_response());
     let code = response.extensions().get::<ProblemCode>().map_or("ok", |code| code.0);
     let status = response.status().as_u16().to_string();

@@ -27,6 +27,7 @@ use crate::server::Server;
 use crate::store::{self, LedgerError};
 use crate::submissions::Submissions;
 use crate::telemetry::record_metrics;
+use crate::waiting::WAITING_PAYMENTS_MAX;
 
 /// Why the server does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,7 @@ impl Running {
             metrics,
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
             proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_PAYMENTS_MAX)),
             stopping: stopping.subscribe(),
         });
         let mut servers = vec![tokio::spawn(server.serve(router(Arc::clone(&api)), stopping.subscribe()))];

@@ -6,20 +6,18 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use zeni_ledger::{AccountId, Sequence, TransactionId};
+use zeni_ledger::TransactionId;
+
+use crate::chronicle::Terms;
 
 /// What nodes promised about a payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promise {
     /// Nodes that had it on disk when they last said so.
     pub copies: u16,
-    /// Unix seconds; after that no block takes it.
-    pub valid_until: u32,
     /// Unix milliseconds of the first promise.
     pub accepted_ms: u64,
-    /// Its payer.
-    pub from: AccountId,
-    pub sequence: Sequence,
+    pub terms: Terms,
 }
 
 /// A bounded memory of promises.
@@ -95,6 +93,8 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
+    use zeni_ledger::{AccountId, Sequence};
+
     use super::*;
 
     fn id(number: u8) -> TransactionId {
@@ -102,7 +102,8 @@ mod tests {
     }
 
     fn promise(copies: u16, accepted_ms: u64) -> Promise {
-        Promise { copies, valid_until: 9, accepted_ms, from: AccountId([1; 32]), sequence: Sequence(0) }
+        let terms = Terms { from: AccountId([1; 32]), sequence: Sequence(0), valid_until: 9 };
+        Promise { copies, accepted_ms, terms }
     }
 
     #[test]

@@ -42,6 +42,7 @@ describe! {
     describe_histogram "zeni_api_request_seconds" "Time of one HTTP request, by route.";
     describe_counter "zeni_api_submissions_total" "Payments submitted, by verdict.";
     describe_gauge "zeni_api_submissions_remembered" "Submitted payments remembered until the chain holds them.";
+    describe_gauge "zeni_api_payments_waited_for" "Payments of submissions that wait to be answered.";
     describe_gauge "zeni_api_final_height" "Height of the last final block that was executed here.";
     describe_gauge "zeni_api_follower_height" "Height of the canonical head that was executed here.";
     describe_gauge "zeni_api_follower_lag_blocks" "Blocks that the best node is ahead.";

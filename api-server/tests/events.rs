@@ -59,9 +59,13 @@ impl Stream {
                     event.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
                 };
                 let Some(data) = field("data:") else { continue };
-                let (name, id) = (field("event:").unwrap(), field("id:").unwrap());
-                let (id, block) = id.rsplit_once(':').map(|(id, block)| (id.into(), block.into())).unwrap();
+                let name = field("event:").unwrap();
                 let data: Value = serde_json::from_str(&data).unwrap();
+                let Some(id) = field("id:") else {
+                    assert_eq!(name, "payment", "every event of the chain has an id to come back to");
+                    return Some(Event { name, id: String::new(), block: String::new(), data });
+                };
+                let (id, block) = id.rsplit_once(':').map(|(id, block)| (id.into(), block.into())).unwrap();
                 assert_eq!(data["id"], block);
                 return Some(Event { name, id, block, data });
             }
@@ -216,4 +220,47 @@ async fn streams_are_bounded_and_end_when_the_server_stops() {
     drop(stream);
     let mut stream = Stream::open(&harness, "/v1/events", None).await;
     assert_eq!(stream.next().await, None);
+}
+
+#[tokio::test]
+async fn a_named_payment_is_told_at_every_change_of_its_status() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![nowhere(1)]);
+    let (mut first, mut second) = (long(&world, 1), long(&world, 1));
+    harness.become_canonical(&first);
+    let (winner, loser) = (world.pay(0, 1, 0, 30), world.pay(0, 2, 0, 30));
+    let (one, two) = (world.id_of(&winner), world.id_of(&loser));
+    let mut stream = Stream::open(&harness, &format!("/v1/events?payments={one},{two}"), None).await;
+    let mut told = async |count: usize| {
+        let mut told = Vec::new();
+        while told.len() < count {
+            let event = stream.next().await.unwrap();
+            if event.name == "payment" {
+                let text = |name: &str| event.data[name].as_str().unwrap_or("-").to_owned();
+                let who = if event.data["id"] == one.to_string() { "one" } else { "two" };
+                told.push(format!("{who} {} {}", text("before"), text("status")));
+            }
+        }
+        told.join(", ")
+    };
+    assert_eq!(told(2).await, "one - unknown, two - unknown");
+    first.extend(vec![winner]);
+    harness.become_canonical(&first);
+    assert_eq!(told(1).await, "one unknown included");
+    // Depth is no change.
+    first.extend(vec![]);
+    harness.become_canonical(&first);
+    second.skip(9);
+    (0..3).for_each(|_| drop(second.extend(vec![])));
+    harness.become_canonical(&second);
+    assert_eq!(told(1).await, "one included unknown", "no node promised it through this server");
+    second.extend(vec![winner, loser]);
+    harness.become_canonical(&second);
+    assert_eq!(told(2).await, "one unknown included, two unknown accepted");
+    harness.become_final(5);
+    assert_eq!(told(2).await, "one included final, two accepted rejected");
+    let many = vec![one.to_string(); 65].join(",");
+    for bad in [many.as_str(), "abc", ","] {
+        assert_eq!(harness.get(&format!("/v1/events?payments={bad}")).await.problem(), (400, "malformed".into()));
+    }
 }

@@ -71,7 +71,7 @@ async fn payments_are_proved_up_to_the_last_final_block_with_the_nearest_certifi
     assert_eq!(early.problem(), (409, "not_final_yet".into()));
     assert_eq!((early.headers["retry-after"].to_str().unwrap(), &early.json()["height"]), ("1", &1.into()));
     for (decision, height) in [(1, 2), (2, 3), (4, 9)] {
-        harness.become_final(&branch.certificate(decision, height));
+        harness.decide(&branch.certificate(decision, height));
     }
     for (height, id, outcome) in &paid {
         let answer = harness.get(&ask(*id)).await;
@@ -106,7 +106,7 @@ async fn a_payment_among_thousands_is_proved_from_the_batches_around_it() {
     let ids: Vec<TransactionId> = batches.iter().flatten().map(|payment| world.id_of(payment)).collect();
     branch.extend_by(batches);
     harness.become_canonical(&branch);
-    harness.become_final(&branch.certificate(1, 1));
+    harness.decide(&branch.certificate(1, 1));
     for place in [0, 599, 600, 601, 1_023, 1_024, 1_300, 1_301, 2_047, 2_048, 2_200] {
         let proven = verified(&world, &harness.get(&format!("/v1/payments/{}/proof", ids[place])).await);
         assert!(matches!(proven.fact, Fact::Payment { id, .. } if id == ids[place]), "payment {place}");
@@ -143,7 +143,7 @@ async fn accounts_are_proved_at_the_last_final_block_wherever_the_head_is() {
     let early = harness.get(&ask(one)).await;
     assert_eq!(early.problem(), (409, "no_final_block".into()));
     assert!(early.headers.contains_key("retry-after"));
-    harness.become_final(&branch.certificate(1, 3));
+    harness.decide(&branch.certificate(1, 3));
     // Account 7 paid 1 in the first block.
     assert_eq!(held(&verified(&world, &harness.get(&ask(one)).await), 1), (3, Some(207)));
     for _ in 0..3 {
@@ -154,7 +154,7 @@ async fn accounts_are_proved_at_the_last_final_block_wherever_the_head_is() {
         let absent = verified(&world, &harness.get(&ask(nobody)).await);
         assert_eq!((absent.header.height, absent.fact), (3, Fact::Account { id: nobody, account: None }));
     }
-    harness.become_final(&branch.certificate(2, 8));
+    harness.decide(&branch.certificate(2, 8));
     let proven = verified(&world, &harness.get(&ask(one)).await);
     assert_eq!((proven.header.height, proven.decision), (8, 2));
     let Fact::Account { account: Some(held), .. } = proven.fact else { panic!() };
@@ -169,7 +169,7 @@ async fn too_much_above_the_last_final_block_waits_for_finality_and_then_says_so
     let mut branch = Branch::new(&world);
     branch.extend(vec![]);
     harness.become_canonical(&branch);
-    harness.become_final(&branch.certificate(1, 1));
+    harness.decide(&branch.certificate(1, 1));
     let mut payments = 0;
     while payments <= REWIND_PAYMENTS_MAX {
         let number = |place: u64| world.pay(2 + (place % 4) as u8, 1, (payments + place) / 4, 1);
@@ -184,7 +184,7 @@ async fn too_much_above_the_last_final_block_waits_for_finality_and_then_says_so
     let waiting = harness.get(&path);
     let deciding = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        harness.become_final(&branch.certificate(2, branch.height()));
+        harness.decide(&branch.certificate(2, branch.height()));
     };
     let (answer, ()) = tokio::join!(waiting, deciding);
     assert_eq!(held(&verified(&world, &answer), 1).0, branch.height());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use support::fake_node::{Answer, FakeNode};
-use support::harness::Harness;
+use support::harness::{Harness, certificate};
 use support::ledger::{Branch, World, account};
 use zeni_api_server::config::Limits;
 use zeni_consensus::{Refusal, Verdict};
@@ -122,8 +122,129 @@ async fn a_rejected_payment_says_why_and_where() {
     branch.extend(vec![payment]);
     harness.become_canonical(&branch);
     let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["outcome"].as_str()), (Some("included"), Some("rejected")));
+    assert_eq!((found["height"].as_u64(), found["reason"].as_str()), (Some(1), Some("insufficient_balance")));
+    assert_eq!(found["final"], false);
+    harness.become_final(1);
+    let found = status(&harness, &payment).await;
     assert_eq!((found["status"].as_str(), found["reason"].as_str()), (Some("rejected"), Some("insufficient_balance")));
-    assert_eq!((found["height"].as_u64(), found["final"].as_bool()), (Some(1), Some(false)));
+    assert_eq!((found["height"].as_u64(), found["final"].as_bool()), (Some(1), Some(true)));
+}
+
+#[tokio::test]
+async fn what_is_said_for_ever_comes_from_final_blocks_and_stays_over_every_reorganisation_above_them() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let (applied, rejected) = (world.pay(0, 1, 0, 30), world.pay(2, 1, 0, 301));
+    let (winner, loser) = (world.pay(3, 1, 0, 1), world.pay(3, 2, 0, 1));
+    let late = world.pay_until(4, 1, 0, 1, world.genesis.time_ms / 1_000 + 3);
+    for payment in [&applied, &rejected, &winner, &loser, &late] {
+        submit(&harness, payment).await;
+    }
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![applied, rejected, winner]);
+    branch.extend(vec![]);
+    let mut other = branch.clone();
+    branch.skip(10);
+    branch.extend(vec![]);
+    harness.become_canonical(&branch);
+    let told = async || {
+        let mut told = Vec::new();
+        for payment in [&applied, &rejected, &loser, &late] {
+            let found = status(&harness, payment).await;
+            told.push((found["status"].as_str().unwrap().to_owned(), found["final"] == true));
+        }
+        told
+    };
+    let statuses = |names: [(&str, bool); 4]| names.map(|(name, last)| (name.to_owned(), last)).to_vec();
+    let open = [("included", false), ("included", false), ("accepted", false), ("accepted", false)];
+    assert_eq!(told().await, statuses(open));
+    harness.become_final(1);
+    let ended = |late| [("final", true), ("rejected", true), ("rejected", true), late];
+    assert_eq!(told().await, statuses(ended(("accepted", false))), "no final block is too late for it yet");
+    assert_eq!(status(&harness, &late).await["warning"], "valid_until_passed");
+    let found = status(&harness, &loser).await;
+    let used_by = Some(world.id_of(&winner).to_string());
+    assert_eq!((found["reason"].as_str(), found["used_by"].as_str()), (Some("sequence_used"), used_by.as_deref()));
+    // The late block is taken back: the chain is early enough for it again, and takes it.
+    other.extend(vec![late]);
+    other.extend(vec![]);
+    harness.become_canonical(&other);
+    assert_eq!(told().await, statuses(ended(("included", false))));
+    other.skip(20);
+    other.extend(vec![]);
+    harness.become_canonical(&other);
+    harness.become_final(other.height());
+    assert_eq!(told().await, statuses(ended(("final", true))));
+}
+
+#[tokio::test]
+async fn a_payment_that_expired_stays_so_when_another_one_uses_its_sequence_later() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let late = world.pay_until(0, 1, 0, 1, world.genesis.time_ms / 1_000 + 3);
+    submit(&harness, &late).await;
+    let mut branch = Branch::new(&world);
+    branch.skip(10);
+    branch.extend(vec![]);
+    harness.become_canonical(&branch);
+    harness.become_final(1);
+    let found = status(&harness, &late).await;
+    assert_eq!((found["status"].as_str(), found["final"].as_bool()), (Some("expired"), Some(true)));
+    branch.extend(vec![world.pay(0, 2, 0, 1)]);
+    harness.become_canonical(&branch);
+    harness.become_final(2);
+    assert_eq!(status(&harness, &late).await["status"], "expired");
+}
+
+#[tokio::test]
+async fn the_loser_of_a_double_spend_that_a_block_lists_is_known_without_its_submission() {
+    let world = Arc::new(World::new());
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
+    let (winner, loser) = (world.pay(0, 1, 0, 30), world.pay(0, 2, 0, 30));
+    let mut branch = Branch::new(&world);
+    branch.extend(vec![world.pay(1, 2, 0, 1), winner]);
+    branch.extend(vec![loser, world.pay(1, 2, 1, 1)]);
+    harness.become_canonical(&branch);
+    let used_by = world.id_of(&winner).to_string();
+    let found = status(&harness, &loser).await;
+    assert_eq!((found["status"].as_str(), found["warning"].as_str()), (Some("accepted"), Some("sequence_used")));
+    assert_eq!((found["used_by"].as_str(), found["used_by_final"].as_bool()), (Some(used_by.as_str()), Some(false)));
+    harness.become_final(2);
+    for _ in 0..2 {
+        let found = status(&harness, &loser).await;
+        assert_eq!((found["status"].as_str(), found["reason"].as_str()), (Some("rejected"), Some("sequence_used")));
+        assert_eq!((found["used_by"].as_str(), found["used_by_height"].as_u64()), (Some(used_by.as_str()), Some(1)));
+        // The same from sled.
+        harness.api.chronicle.index().flush_all().unwrap();
+    }
+    assert_eq!(status(&harness, &winner).await["status"], "final");
+}
+
+#[tokio::test]
+async fn a_block_that_is_abandoned_while_it_is_read_is_not_told_final() {
+    let world = Arc::new(World::new());
+    let harness = Harness::new(&world, vec![accepting(&world).at]);
+    let (mut first, mut second) = (Branch::new(&world), Branch::new(&world));
+    first.extend(vec![world.pay(0, 1, 0, 1)]);
+    second.skip(3);
+    second.extend(vec![]);
+    second.extend(vec![]);
+    harness.become_canonical(&first);
+    second.blocks.iter().for_each(|applied| harness.archive.store(applied));
+    let (chronicle, change) = (harness.api.chronicle.clone(), second.change_from(&first, 0));
+    let decision = certificate(&second, 2);
+    *harness.archive.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        chronicle.publish(&change).unwrap();
+        chronicle.publish_final(&decision).unwrap();
+    }));
+    let found = harness.get("/v1/blocks/1").await.json();
+    assert_eq!((found["id"].as_str(), found["final"].as_bool()), (Some(first.tip.to_string().as_str()), Some(false)));
+    let found = harness.get("/v1/blocks/1").await.json();
+    assert_eq!(found["final"], true);
 }
 
 #[tokio::test]
@@ -201,7 +322,7 @@ async fn an_unknown_payment_is_a_problem_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_payment_whose_time_is_over_has_expired_once_no_node_holds_it() {
+async fn a_payment_has_expired_once_a_final_block_is_too_late_for_it() {
     let world = Arc::new(World::new());
     let node = accepting(&world);
     let harness = Harness::new(&world, vec![node.at.clone()]);
@@ -214,7 +335,13 @@ async fn a_payment_whose_time_is_over_has_expired_once_no_node_holds_it() {
     branch.skip(10);
     branch.extend(vec![]);
     harness.become_canonical(&branch);
-    assert_eq!(status(&harness, &payment).await["status"], "expired");
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["warning"].as_str()), (Some("accepted"), Some("valid_until_passed")));
+    harness.become_final(1);
+    assert_eq!(status(&harness, &payment).await["status"], "accepted");
+    harness.become_final(2);
+    let found = status(&harness, &payment).await;
+    assert_eq!((found["status"].as_str(), found["final"].as_bool()), (Some("expired"), Some(true)));
 }
 
 #[tokio::test]
@@ -229,7 +356,9 @@ async fn repeating_a_submission_tells_its_status_instead_of_a_spent_sequence() {
     let answer = submit(&harness, &payment).await;
     assert_eq!((answer.status.as_u16(), answer.json()["status"].as_str()), (200, Some("included")));
     // Another payment with the same sequence is another matter.
-    assert_eq!(submit(&harness, &other).await.problem(), (409, "sequence_used".into()));
+    let refused = submit(&harness, &other).await;
+    assert_eq!(refused.problem(), (409, "sequence_used".into()));
+    assert_eq!(refused.json()["used_by"], world.id_of(&payment).to_string());
     let bulk = harness.post(
         "/v1/payments/bulk",
         "application/octet-stream",
@@ -238,6 +367,7 @@ async fn repeating_a_submission_tells_its_status_instead_of_a_spent_sequence() {
     let results = bulk.await.json();
     assert_eq!((results["accepted"].as_u64(), results["results"][0]["height"].as_u64()), (Some(1), Some(1)));
     assert_eq!(results["results"][1]["code"], "sequence_used");
+    assert_eq!(results["results"][1]["used_by"], world.id_of(&payment).to_string());
 }
 
 #[tokio::test]

@@ -9,6 +9,11 @@
 //! and hold in memory, the whole index. A look-up asks one key of each generation, the youngest first. Two payments
 //! that share half an id cost 2^64 hashes to make, and whoever shows a payment compares the whole id with the log, so
 //! a collision can hide a payment but never show another one for it.
+//!
+//! Two more questions are answered the same way. Who used a sequence of an account: keyed by eight bytes of a hash of
+//! both, 21 bytes a payment before compression; a collision (2^32 hashes) can hide the user and never name another. And
+//! where a payment stands that a block lists and skipped, which is how the loser of a double spend is known again after
+//! the memory of its submission is gone; that costs nothing but for what was skipped.
 
 mod tree;
 
@@ -21,16 +26,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use zeni_consensus::Applied;
-use zeni_ledger::{BlockId, Outcome, TransactionId};
+use zeni_ledger::hash::hash_parts;
+use zeni_ledger::{AccountId, BlockId, Outcome, Sequence, TransactionId};
 
-use tree::{Half, Marker, PaymentKey, Tree, half};
+use tree::{Half, Key, Marker, Tree, half};
 
 /// How much of the chain's end stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexConfig {
     /// Blocks that stay in memory because a reorganisation may take them back.
     pub depth: u64,
-    /// Payments in memory, at most; beyond it blocks are written though they are less deep. 24 bytes each.
+    /// Payments in memory, at most; beyond it blocks are written though they are less deep. 36 bytes each.
     pub memory_payments_max: usize,
     /// Bytes that sled may cache.
     pub cache_bytes: usize,
@@ -53,13 +59,52 @@ pub struct Location {
     pub outcome: Outcome,
 }
 
+/// Which payment of the canonical chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub height: u64,
+    /// Which of the block's batches.
+    pub batch: u16,
+    /// Which of the batch's payments.
+    pub position: u16,
+}
+
+/// A payment as a block lists it, for taking that block back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    pub id: TransactionId,
+    pub from: AccountId,
+    pub sequence: Sequence,
+}
+
 /// What one canonical block adds to the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedBlock {
     height: u64,
     id: BlockId,
-    /// By rising half.
+    /// Of each payment that left a receipt, by rising half.
     entries: Vec<Entry>,
+    /// Of the same payments, by rising fingerprint.
+    uses: Vec<Use>,
+    /// Of each payment that was skipped, by rising half.
+    skipped: Vec<Skipped>,
+}
+
+/// Eight bytes of the hash of an account and a sequence of it.
+type Fingerprint = [u8; 8];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Use {
+    fingerprint: Fingerprint,
+    batch: u16,
+    position: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Skipped {
+    half: Half,
+    batch: u16,
+    position: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,22 +156,41 @@ struct Memory {
     blocks: VecDeque<Arc<IndexedBlock>>,
     payments: usize,
     /// Taken back from sled, to be removed by the next flush.
-    removed: BTreeSet<PaymentKey>,
-    removed_heights: BTreeSet<u64>,
+    removed: BTreeSet<Key>,
 }
 
 impl IndexedBlock {
-    /// The entries of a canonical block: one for each payment that left a receipt.
+    /// The entries of a canonical block: one for each payment that left a receipt, and one for each that was skipped.
     pub fn of(applied: &Applied) -> Self {
+        let receipts = &applied.executed.receipts;
+        let number = |batch: usize| u16::try_from(batch).expect("a block lists at most 2,048 batches");
         let entry = |receipt: &zeni_ledger::Receipt| Entry {
             half: half(&receipt.id),
-            batch: u16::try_from(receipt.batch).expect("a block lists at most 2,048 batches"),
+            batch: number(receipt.batch as usize),
             position: receipt.position,
             outcome: receipt.outcome.to_byte(),
         };
-        let mut entries: Vec<Entry> = applied.executed.receipts.iter().map(entry).collect();
+        let mut entries: Vec<Entry> = receipts.iter().map(entry).collect();
         entries.sort_unstable_by_key(|entry| entry.half);
-        Self { height: applied.block.header.height, id: applied.id, entries }
+        let (mut uses, mut skipped) = (Vec::with_capacity(receipts.len()), Vec::new());
+        // Receipts stand in the order of the payments: one that is not next in line was skipped.
+        let mut receipts = receipts.iter().peekable();
+        for (batch, listed) in applied.batches.iter().enumerate() {
+            for (position, (payment, id)) in listed.payments().iter().zip(listed.ids()).enumerate() {
+                let (batch, position) = (number(batch), position as u16);
+                let here =
+                    |receipt: &&zeni_ledger::Receipt| receipt.batch == u32::from(batch) && receipt.position == position;
+                if receipts.next_if(here).is_some() {
+                    let fingerprint = fingerprint(&payment.from(), payment.sequence());
+                    uses.push(Use { fingerprint, batch, position });
+                } else {
+                    skipped.push(Skipped { half: half(id), batch, position });
+                }
+            }
+        }
+        uses.sort_unstable_by_key(|one| one.fingerprint);
+        skipped.sort_unstable_by_key(|one| one.half);
+        Self { height: applied.block.header.height, id: applied.id, entries, uses, skipped }
     }
 
     pub fn height(&self) -> u64 {
@@ -137,6 +201,33 @@ impl IndexedBlock {
         let place = self.entries.binary_search_by_key(half, |entry| entry.half).ok()?;
         Some(self.entries[place].location(self.height))
     }
+
+    fn find_use(&self, fingerprint: &Fingerprint) -> Option<Place> {
+        let place = self.uses.binary_search_by_key(fingerprint, |one| one.fingerprint).ok()?;
+        Some(self.uses[place].place(self.height))
+    }
+
+    fn find_skipped(&self, half: &Half) -> Option<Place> {
+        let place = self.skipped.binary_search_by_key(half, |one| one.half).ok()?;
+        Some(self.skipped[place].place(self.height))
+    }
+}
+
+impl Use {
+    const fn place(&self, height: u64) -> Place {
+        Place { height, batch: self.batch, position: self.position }
+    }
+}
+
+impl Skipped {
+    const fn place(&self, height: u64) -> Place {
+        Place { height, batch: self.batch, position: self.position }
+    }
+}
+
+fn fingerprint(account: &AccountId, sequence: Sequence) -> Fingerprint {
+    let hash = hash_parts("zeni index sequence v1", &[&account.0, &sequence.0.to_le_bytes()]);
+    *hash.first_chunk().expect("a hash has 32 bytes")
 }
 
 impl Entry {
@@ -172,13 +263,7 @@ impl Index {
 
     fn try_open(path: &Path, genesis: BlockId, config: IndexConfig) -> Result<Self, IndexError> {
         let (tree, marker) = Tree::open(path, config.cache_bytes, genesis)?;
-        let memory = Memory {
-            marker,
-            blocks: VecDeque::new(),
-            payments: 0,
-            removed: BTreeSet::new(),
-            removed_heights: BTreeSet::new(),
-        };
+        let memory = Memory { marker, blocks: VecDeque::new(), payments: 0, removed: BTreeSet::new() };
         Ok(Self { config, tree, memory: RwLock::new(memory), moving: Mutex::new(()) })
     }
 
@@ -209,11 +294,11 @@ impl Index {
         Ok(())
     }
 
-    /// Takes the head back. `payments` gives the ids of all payments that the block lists; it is asked only if the
-    /// block stands in sled already. Returns the new head.
+    /// Takes the head back. `payments` gives all payments that the block lists; it is asked only if the block stands in
+    /// sled already. Returns the new head.
     pub fn undo<E: From<IndexError>>(
         &self,
-        payments: impl FnOnce(BlockId) -> Result<Vec<TransactionId>, E>,
+        payments: impl FnOnce(BlockId) -> Result<Vec<Listed>, E>,
     ) -> Result<(u64, BlockId), E> {
         let _still = self.still();
         let (height, id) = {
@@ -226,16 +311,20 @@ impl Index {
         };
         let below = height.checked_sub(1).ok_or(IndexError::AtGenesis)?;
         let parent = self.tree.block_at(below)?.ok_or_else(|| self.tree.damaged("height"))?;
-        let halves: Vec<Half> = payments(id)?.iter().map(half).collect();
+        let payments = payments(id)?;
         let mut memory = self.write();
-        // A payment of an abandoned block can stand at another height by now; only its own entry goes.
-        for half in halves {
-            let found = self.tree.find(&half, &memory.marker, &memory.removed)?;
-            if let Some((key, _)) = found.filter(|(_, location)| location.height == height) {
-                memory.removed.insert(key);
-            }
+        // A payment of an abandoned block can stand at another height by now; only its own entries go.
+        for payment in payments {
+            let (half, fingerprint) = (half(&payment.id), fingerprint(&payment.from, payment.sequence));
+            let (marker, removed) = (&memory.marker, &memory.removed);
+            let executed = self.tree.find(&half, marker, removed)?.map(|(key, at)| (key, at.height));
+            let used = self.tree.find_use(&fingerprint, marker, removed)?.map(|(key, at)| (key, at.height));
+            let skipped = self.tree.find_skipped(&half, marker, removed)?.map(|(key, at)| (key, at.height));
+            let found = [executed, used, skipped].into_iter().flatten();
+            let own: Vec<Key> = found.filter(|(_, at)| *at == height).map(|(key, _)| key).collect();
+            memory.removed.extend(own);
         }
-        memory.removed_heights.insert(height);
+        memory.removed.insert(tree::height_key(height).to_vec());
         (memory.marker.height, memory.marker.id) = (below, parent);
         Ok((below, parent))
     }
@@ -251,6 +340,32 @@ impl Index {
         let (marker, removed) = (memory.marker, memory.removed.clone());
         drop(memory);
         Ok(self.tree.find(&half, &marker, &removed)?.map(|(_, location)| location))
+    }
+
+    /// Which payment used a sequence of an account. The caller compares both with the payment in the log: another one's
+    /// may have the same fingerprint.
+    pub fn find_use(&self, account: &AccountId, sequence: Sequence) -> Result<Option<Place>, IndexError> {
+        let fingerprint = fingerprint(account, sequence);
+        let memory = self.read();
+        if let Some(place) = memory.blocks.iter().rev().find_map(|block| block.find_use(&fingerprint)) {
+            return Ok(Some(place));
+        }
+        let (marker, removed) = (memory.marker, memory.removed.clone());
+        drop(memory);
+        Ok(self.tree.find_use(&fingerprint, &marker, &removed)?.map(|(_, place)| place))
+    }
+
+    /// A place at which a block lists a payment and skipped it: it may have been executed elsewhere, which
+    /// [`Self::find`] tells. The caller compares the whole id with the payment in the log.
+    pub fn find_skipped(&self, id: &TransactionId) -> Result<Option<Place>, IndexError> {
+        let half = half(id);
+        let memory = self.read();
+        if let Some(place) = memory.blocks.iter().rev().find_map(|block| block.find_skipped(&half)) {
+            return Ok(Some(place));
+        }
+        let (marker, removed) = (memory.marker, memory.removed.clone());
+        drop(memory);
+        Ok(self.tree.find_skipped(&half, &marker, &removed)?.map(|(_, place)| place))
     }
 
     /// The canonical block at `height`.
@@ -302,7 +417,6 @@ impl Index {
         memory.payments -= written;
         memory.marker = marker;
         memory.removed.clear();
-        memory.removed_heights.clear();
         Ok(written)
     }
 
@@ -340,9 +454,8 @@ impl Memory {
     }
 
     /// The keys of what was taken back from sled.
-    fn removals(&self) -> Vec<Vec<u8>> {
-        let payments = self.removed.iter().map(|key| key.to_vec());
-        payments.chain(self.removed_heights.iter().map(|height| tree::height_key(*height).to_vec())).collect()
+    fn removals(&self) -> Vec<Key> {
+        self.removed.iter().cloned().collect()
     }
 }
 

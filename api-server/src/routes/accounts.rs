@@ -12,6 +12,7 @@ use zeni_ledger::window::WINDOW_WIDTH;
 
 use super::{path_of, query_of};
 use crate::api::Api;
+use crate::chronicle::LastFinal;
 use crate::follower::AccountView;
 use crate::problem::Problem;
 
@@ -33,11 +34,13 @@ pub(super) async fn account(
     let id: AccountId = text.parse().map_err(|error: zeni_ledger::identity::AccountIdError| {
         Problem::malformed(error.to_string()).with("field", "id")
     })?;
+    // Before the state is asked: what was final then is on every head that it can tell of.
+    let last_final = api.chronicle.last_final();
     let view = api.account(id, query_of(query)?.proof).await?;
-    account_json(&id, &view, &api).map(Json)
+    account_json(&id, &view, &last_final, &api).map(Json)
 }
 
-fn account_json(id: &AccountId, view: &AccountView, api: &Api) -> Result<Value, Problem> {
+fn account_json(id: &AccountId, view: &AccountView, last_final: &LastFinal, api: &Api) -> Result<Value, Problem> {
     let Some(account) = &view.account else {
         let problem = Problem::unknown_account(id).with("height", view.height);
         let problem = problem.with("state_root", view.state_root.to_string());
@@ -68,7 +71,7 @@ fn account_json(id: &AccountId, view: &AccountView, api: &Api) -> Result<Value, 
         "height": view.height,
         "block": view.head.to_string(),
         "state_root": view.state_root.to_string(),
-        "final": view.height <= api.chronicle.last_final().height,
+        "final": view.height <= last_final.height,
     });
     if let Some(proof) = &view.proof {
         document["proof"] = hex::encode(proof).into();

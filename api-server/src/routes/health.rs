@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::problem::Problem;
 use crate::process;
+use crate::waiting::WAITING_PAYMENTS_MAX;
 
 pub(super) const OPENAPI: &str = include_str!("../../openapi.json");
 
@@ -33,6 +34,8 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
     process::observe();
     metrics::gauge!("zeni_api_node_failovers").set(api.nodes.failovers() as f64);
     metrics::gauge!("zeni_api_submissions_remembered").set(api.submissions.len() as f64);
+    let waited_for = WAITING_PAYMENTS_MAX.saturating_sub(api.waiting.available_permits());
+    metrics::gauge!("zeni_api_payments_waited_for").set(waited_for as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render()).into_response()
 }
 

@@ -9,64 +9,118 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
+use zeni_consensus::Refusal;
 use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_ledger::payment::PAYMENT_BYTES;
-use zeni_ledger::{Genesis, Rejection, TransactionId};
+use zeni_ledger::{Outcome, TransactionId};
 
 use super::{path_of, query_of, read_body, require_media_type};
 use crate::api::{Api, PaymentStatus, Submitted};
-use crate::chronicle::Inclusion;
 use crate::payment_json::{PAYMENT_JSON_BYTES_MAX, parse_bulk, parse_payment, payment_json};
 use crate::problem::{Problem, refusal_number};
-use crate::rfc3339;
+use crate::status_json::{add_user, outcome_name, status_json};
+use crate::waiting::{Goal, Wait};
 
 /// Bytes of an idempotency key, at most.
 const IDEMPOTENCY_KEY_MAX: usize = 255;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// What is said of an accepted payment whose sequence another one used.
-const SUPERSEDED: &str = "another payment used its sequence on the canonical chain; unless a reorganisation takes that \
-                          one back, this one will not be executed";
 const OCTETS: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
-/// POST /v1/payments: one payment in JSON.
-pub(super) async fn submit_one(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+/// POST /v1/payments: one payment in JSON; with `?wait=` answered later.
+pub(super) async fn submit_one(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<Wait>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (wait, until) = wait_of(query)?;
     let (parts, body) = request.into_parts();
     require_media_type(&parts.headers, JSON)?;
     check_idempotency_key(&parts.headers)?;
     let payment = parse_payment(&read_body(body, PAYMENT_JSON_BYTES_MAX).await?)?;
+    let _place = api.place_to_wait(wait.goal, 1)?;
     let answers = api.submit(&[payment]).await?;
     let (id, submitted) = answers.first().ok_or_else(Problem::internal)?;
     let location = [(header::LOCATION, format!("/v1/payments/{id}"))];
     let (verdict, copies) = match submitted {
         Submitted::Accepted { copies } => ("accepted", *copies),
         Submitted::Known { copies } => ("known", *copies),
-        Submitted::OnChain(_) => {
-            let status = api.status(*id).await?;
-            return Ok((StatusCode::OK, location, Json(status_json(&api, *id, &status)?)).into_response());
-        }
+        Submitted::OnChain(_) => ("known", 0),
+        Submitted::SequenceUsed(used) => return Err(Problem::sequence_used(used.as_ref()).with("id", id.to_string())),
         Submitted::Refused(refusal) => return Err(Problem::refused(refusal).with("id", id.to_string())),
     };
-    let body =
-        json!({ "id": id.to_string(), "status": "accepted", "verdict": verdict, "copies": copies, "final": false });
-    Ok((StatusCode::ACCEPTED, location, Json(body)).into_response())
+    let is_on_chain = matches!(submitted, Submitted::OnChain(_));
+    let status = match wait.goal {
+        Goal::Accepted if is_on_chain => api.status(*id).await?,
+        Goal::Accepted => {
+            let body = json!({ "id": id.to_string(), "status": "accepted", "verdict": verdict, "copies": copies, "final": false });
+            return Ok((StatusCode::ACCEPTED, location, Json(body)).into_response());
+        }
+        goal => {
+            let taken = submitted.taken().map(|status| (*id, status)).into_iter().collect();
+            api.wait(taken, goal, until).await.first().copied().ok_or_else(Problem::internal)?
+        }
+    };
+    let code = if matches!(status, PaymentStatus::Accepted { .. }) { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((code, location, Json(status_json(api.chronicle.genesis(), id, &status))).into_response())
 }
 
-/// POST /v1/payments/bulk: concatenated payments, answered in JSON or four bytes each.
-pub(super) async fn submit_bulk(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+/// POST /v1/payments/bulk: concatenated payments, answered in JSON or four bytes each; with `?wait=` answered later.
+pub(super) async fn submit_bulk(
+    State(api): State<Arc<Api>>,
+    query: Result<Query<Wait>, QueryRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (wait, until) = wait_of(query)?;
     let (parts, body) = request.into_parts();
     require_media_type(&parts.headers, OCTETS)?;
     check_idempotency_key(&parts.headers)?;
     let body = read_body(body, SUBMISSION_PAYMENTS_MAX * PAYMENT_BYTES).await?;
     let payments = parse_bulk(&body, SUBMISSION_PAYMENTS_MAX)?;
+    let _place = api.place_to_wait(wait.goal, payments.len())?;
     let answers = api.submit(payments).await?;
+    let statuses = match wait.goal {
+        Goal::Accepted => vec![None; answers.len()],
+        goal => statuses_reached(&api, &answers, goal, until).await,
+    };
+    let answered = || answers.iter().zip(&statuses);
     if accepts_octets(&parts.headers) {
-        let bytes: Vec<u8> = answers.iter().flat_map(|(_, submitted)| answer_bytes(submitted)).collect();
+        let bytes: Vec<u8> =
+            answered().flat_map(|((_, submitted), status)| answer_bytes(submitted, status.as_ref())).collect();
         return Ok(([(header::CONTENT_TYPE, OCTETS)], bytes).into_response());
     }
-    let taken = answers.iter().filter(|(_, submitted)| !matches!(submitted, Submitted::Refused(_))).count();
-    let results: Vec<Value> = answers.iter().map(|(id, submitted)| answer_json(id, submitted)).collect();
+    let taken = answers.iter().filter(|(_, submitted)| submitted.taken().is_some()).count();
+    let results: Vec<Value> = answered()
+        .map(|((id, submitted), status)| {
+            let mut answer = answer_json(id, submitted);
+            if let (Some(status), Some(fields)) = (status, answer.as_object_mut()) {
+                let document = status_json(api.chronicle.genesis(), id, status);
+                fields.extend(document.as_object().cloned().unwrap_or_default());
+            }
+            answer
+        })
+        .collect();
     Ok(Json(json!({ "accepted": taken, "results": results })).into_response())
+}
+
+/// What to wait for, and until when.
+fn wait_of(query: Result<Query<Wait>, QueryRejection>) -> Result<(Wait, Instant), Problem> {
+    let wait = query_of(query)?;
+    wait.check()?;
+    Ok((wait, Instant::now() + wait.time()))
+}
+
+/// The statuses that taken payments reach in time; `None` for those that were refused.
+async fn statuses_reached(
+    api: &Api,
+    answers: &[(TransactionId, Submitted)],
+    goal: Goal,
+    until: Instant,
+) -> Vec<Option<PaymentStatus>> {
+    let taken = answers.iter().filter_map(|(id, submitted)| Some((*id, submitted.taken()?)));
+    let mut reached = api.wait(taken.collect(), goal, until).await.into_iter();
+    answers.iter().map(|(_, submitted)| submitted.taken().and_then(|_| reached.next())).collect()
 }
 
 /// GET /v1/payments/{id}: how certain the payment is; with `?payment=true` also what it says.
@@ -81,8 +135,11 @@ pub(super) async fn status(
         .ok_or_else(|| Problem::malformed("a payment's id is 64 hexadecimal digits").with("field", "id"))?;
     let with_payment = query_of(query)?.payment;
     let status = api.status(id).await?;
-    let mut document = status_json(&api, id, &status)?;
-    if let (true, PaymentStatus::Included(inclusion) | PaymentStatus::Rejected(inclusion, _)) = (with_payment, status)
+    if status == PaymentStatus::Unknown {
+        return Err(Problem::unknown_payment(&id));
+    }
+    let mut document = status_json(api.chronicle.genesis(), &id, &status);
+    if let (true, Some(inclusion)) = (with_payment, status.inclusion())
         && let Some(payment) = api.read(move |chronicle| chronicle.payment(&id, &inclusion)).await?
     {
         document["payment"] = payment_json(&payment);
@@ -112,96 +169,93 @@ fn accepts_octets(headers: &HeaderMap) -> bool {
     accept.split(',').any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(OCTETS))
 }
 
-/// Verdict (0 accepted, 1 known, 2 refused), copies (255: as many or more), refusal number u16 little-endian.
-fn answer_bytes(submitted: &Submitted) -> [u8; 4] {
+/// Verdict, copies (255: as many or more), number u16 little-endian. Verdicts of submissions that do not wait: 0 accepted,
+/// 1 known, 2 refused, with the refusal's number. Besides, of those that do: 3 included and applied, 4 final, 5 included
+/// and rejected, 6 rejected, both with the number of the reason; 7 rejected because another payment used its sequence, 8
+/// expired.
+fn answer_bytes(submitted: &Submitted, status: Option<&PaymentStatus>) -> [u8; 4] {
     let copies = |copies: u16| u8::try_from(copies).unwrap_or(u8::MAX);
-    match submitted {
-        Submitted::Accepted { copies: known } => [0, copies(*known), 0, 0],
-        Submitted::Known { copies: known } => [1, copies(*known), 0, 0],
+    match (status, submitted) {
+        (Some(PaymentStatus::Included(inclusion)), _) => match inclusion.outcome {
+            Outcome::Applied => [3, 0, 0, 0],
+            rejected @ Outcome::Rejected(_) => [5, 0, rejected.to_byte(), 0],
+        },
+        (Some(PaymentStatus::Final(_)), _) => [4, 0, 0, 0],
+        (Some(PaymentStatus::Rejected(_, rejection)), _) => [6, 0, Outcome::Rejected(*rejection).to_byte(), 0],
+        (Some(PaymentStatus::Superseded(_)), _) => [7, 0, 0, 0],
+        (Some(PaymentStatus::Expired { .. }), _) => [8, 0, 0, 0],
+        (_, Submitted::Accepted { copies: known }) => [0, copies(*known), 0, 0],
+        (_, Submitted::Known { copies: known }) => [1, copies(*known), 0, 0],
         // No copies are counted for what stands on the chain.
-        Submitted::OnChain(_) => [1, 0, 0, 0],
-        Submitted::Refused(refusal) => {
-            let [low, high] = refusal_number(refusal).to_le_bytes();
-            [2, 0, low, high]
-        }
+        (_, Submitted::OnChain(_)) => [1, 0, 0, 0],
+        (_, Submitted::SequenceUsed(_)) => refused_bytes(&Refusal::SequenceUsed),
+        (_, Submitted::Refused(refusal)) => refused_bytes(refusal),
     }
+}
+
+const fn refused_bytes(refusal: &Refusal) -> [u8; 4] {
+    let [low, high] = refusal_number(refusal).to_le_bytes();
+    [2, 0, low, high]
 }
 
 fn answer_json(id: &TransactionId, submitted: &Submitted) -> Value {
     let id = id.to_string();
+    let refused = |refusal: &Refusal| json!({ "id": id, "verdict": "refused", "copies": 0, "code": refusal.code(), "detail": refusal.to_string() });
     match submitted {
         Submitted::Accepted { copies } => json!({ "id": id, "verdict": "accepted", "copies": copies }),
         Submitted::Known { copies } => json!({ "id": id, "verdict": "known", "copies": copies }),
         Submitted::OnChain(inclusion) => {
-            json!({ "id": id, "verdict": "known", "copies": 0, "height": inclusion.height })
+            let outcome = outcome_name(inclusion.outcome);
+            json!({ "id": id, "verdict": "known", "copies": 0, "height": inclusion.height, "outcome": outcome })
         }
-        Submitted::Refused(refusal) => {
-            json!({ "id": id, "verdict": "refused", "copies": 0, "code": refusal.code(), "detail": refusal.to_string() })
-        }
-    }
-}
-
-/// The status document; an unknown payment is a problem.
-fn status_json(api: &Api, id: TransactionId, status: &PaymentStatus) -> Result<Value, Problem> {
-    let genesis = api.chronicle.genesis();
-    let named = id.to_string();
-    Ok(match status {
-        PaymentStatus::Unknown => return Err(Problem::unknown_payment(&id)),
-        PaymentStatus::Accepted { copies, accepted_ms, superseded } => {
-            let accepted_at = accepted_ms.map(rfc3339::format_ms);
-            let mut document = json!({
-                "id": named, "status": "accepted", "copies": copies, "accepted_at": accepted_at, "final": false
-            });
-            if *superseded {
-                document["warning"] = "sequence_used".into();
-                document["detail"] = SUPERSEDED.into();
+        Submitted::SequenceUsed(used) => {
+            let mut answer = refused(&Refusal::SequenceUsed);
+            if let Some(used) = used {
+                add_user(&mut answer, used);
             }
-            document
+            answer
         }
-        PaymentStatus::Included(inclusion) => {
-            let status = if inclusion.is_final { "final" } else { "included" };
-            included_json(genesis, &named, status, inclusion)
-        }
-        PaymentStatus::Rejected(inclusion, rejection) => rejected_json(genesis, &named, inclusion, *rejection),
-        PaymentStatus::Expired { valid_until } => {
-            let valid_until = rfc3339::format_s(*valid_until);
-            json!({ "id": named, "status": "expired", "valid_until": valid_until, "final": false })
-        }
-    })
-}
-
-fn included_json(genesis: &Genesis, id: &str, status: &str, inclusion: &Inclusion) -> Value {
-    json!({
-        "id": id,
-        "status": status,
-        "height": inclusion.height,
-        "block": inclusion.block.to_string(),
-        "block_time": rfc3339::format_ms(genesis.slot_time_ms(inclusion.slot)),
-        "depth": inclusion.depth,
-        "batch": inclusion.batch,
-        "position": inclusion.position,
-        "final": inclusion.is_final,
-    })
-}
-
-fn rejected_json(genesis: &Genesis, id: &str, inclusion: &Inclusion, rejection: Rejection) -> Value {
-    let mut document = included_json(genesis, id, "rejected", inclusion);
-    document["reason"] = rejection.code().into();
-    document["detail"] = rejection.to_string().into();
-    document
+        Submitted::Refused(refusal) => refused(refusal),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use zeni_consensus::Refusal;
+    use zeni_ledger::{BlockId, Rejection};
 
     use super::*;
+    use crate::chronicle::Inclusion;
 
     #[test]
     fn binary_answers_are_four_bytes() {
-        assert_eq!(answer_bytes(&Submitted::Accepted { copies: 3 }), [0, 3, 0, 0]);
-        assert_eq!(answer_bytes(&Submitted::Known { copies: 300 }), [1, 255, 0, 0]);
-        assert_eq!(answer_bytes(&Submitted::Refused(Refusal::BadSignature)), [2, 0, 13, 0]);
+        assert_eq!(answer_bytes(&Submitted::Accepted { copies: 3 }, None), [0, 3, 0, 0]);
+        assert_eq!(answer_bytes(&Submitted::Known { copies: 300 }, None), [1, 255, 0, 0]);
+        assert_eq!(answer_bytes(&Submitted::Refused(Refusal::BadSignature), None), [2, 0, 13, 0]);
+        assert_eq!(answer_bytes(&Submitted::SequenceUsed(None), None), [2, 0, 4, 0]);
+    }
+
+    #[test]
+    fn binary_answers_tell_what_a_wait_reached() {
+        let accepted = Submitted::Accepted { copies: 2 };
+        let bytes = |status| answer_bytes(&accepted, Some(&status));
+        let rejection = Rejection::InsufficientBalance;
+        let included = |outcome| Inclusion {
+            height: 1,
+            block: BlockId([1; 32]),
+            slot: 1,
+            depth: 0,
+            batch: 0,
+            position: 0,
+            outcome,
+            is_final: false,
+        };
+        assert_eq!(bytes(PaymentStatus::Accepted { copies: 9, accepted_ms: None, doubt: None }), [0, 2, 0, 0]);
+        assert_eq!(bytes(PaymentStatus::Included(included(Outcome::Applied))), [3, 0, 0, 0]);
+        assert_eq!(bytes(PaymentStatus::Final(included(Outcome::Applied))), [4, 0, 0, 0]);
+        let rejected = included(Outcome::Rejected(rejection));
+        assert_eq!(bytes(PaymentStatus::Included(rejected)), [5, 0, 6, 0]);
+        assert_eq!(bytes(PaymentStatus::Rejected(rejected, rejection)), [6, 0, 6, 0]);
+        assert_eq!(bytes(PaymentStatus::Expired { valid_until: 1 }), [8, 0, 0, 0]);
     }
 
     #[test]

@@ -21,9 +21,10 @@ use zeni_api_server::progress::Progress;
 use zeni_api_server::proof_log::ProofLog;
 use zeni_api_server::routes::{PROOFS_AT_ONCE_MAX, router};
 use zeni_api_server::submissions::Submissions;
+use zeni_api_server::waiting::WAITING_PAYMENTS_MAX;
 use zeni_client::{NodeAddress, NodePool, PoolConfig};
 use zeni_consensus::ChainChange;
-use zeni_ledger::{CommitCertificate, StateRoot};
+use zeni_ledger::{CommitCertificate, FinalBlock, StateRoot};
 use zeni_schemas::Role;
 use zeni_storage::index::{Index, IndexConfig};
 use zeni_transport::TransportConfig;
@@ -36,7 +37,7 @@ pub(crate) struct Harness {
     pub(crate) api: Arc<Api>,
     pub(crate) router: Router,
     pub(crate) stop: watch::Sender<bool>,
-    archive: Arc<MemoryArchive>,
+    pub(crate) archive: Arc<MemoryArchive>,
     /// What is canonical.
     branch: Arc<Mutex<Branch>>,
     _dir: tempfile::TempDir,
@@ -111,6 +112,7 @@ impl Harness {
             metrics: PrometheusBuilder::new().build_recorder().handle(),
             event_streams: Arc::new(Semaphore::new(limits.event_streams_max)),
             proofs: Arc::new(Semaphore::new(PROOFS_AT_ONCE_MAX)),
+            waiting: Arc::new(Semaphore::new(WAITING_PAYMENTS_MAX)),
             stopping: stop.subscribe(),
         });
         let router = router(api.clone());
@@ -126,14 +128,20 @@ impl Harness {
     }
 
     /// Tells of a decision as the follower would.
-    pub(crate) fn become_final(&self, certificate: &CommitCertificate) {
+    pub(crate) fn decide(&self, certificate: &CommitCertificate) {
         self.api.chronicle.proof_log().keep_certificate(certificate).unwrap();
-        self.api.chronicle.publish_final(certificate);
+        self.api.chronicle.publish_final(certificate).unwrap();
     }
 
     pub(crate) fn publish(&self, change: &ChainChange) {
         change.applied.iter().for_each(|applied| self.archive.store(applied));
         self.api.chronicle.publish(change).unwrap();
+    }
+
+    /// Makes the canonical block at `height` final, as the follower would tell.
+    pub(crate) fn become_final(&self, height: u64) {
+        let certificate = certificate(&self.branch.lock().unwrap(), height);
+        self.decide(&certificate);
     }
 
     pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
@@ -155,6 +163,12 @@ impl Harness {
     pub(crate) async fn post_json(&self, path: &str, body: &Value) -> Answer {
         self.post(path, "application/json", body.to_string()).await
     }
+}
+
+/// A decision, without the signatures: those are checked before the chronicle hears of it.
+pub(crate) fn certificate(branch: &Branch, height: u64) -> CommitCertificate {
+    let block = FinalBlock { id: branch.blocks[height as usize - 1].id, height };
+    CommitCertificate { decision: height, round: 0, block, signatures: Vec::new() }
 }
 
 /// Stands in for the follower's thread.

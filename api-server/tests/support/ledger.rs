@@ -191,12 +191,17 @@ pub(crate) fn proposer_seed(validator: ValidatorIndex) -> u8 {
     1 + validator.0 as u8
 }
 
+/// What happens while a block is read.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// A log in memory.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct MemoryArchive {
     batches: Mutex<HashMap<BatchDigest, VerifiedBatch>>,
     blocks: Mutex<HashMap<BlockId, Arc<Block>>>,
     undos: Mutex<HashMap<BlockId, Arc<Undo>>>,
+    /// Done once, when the next block is read.
+    pub(crate) meanwhile: Mutex<Option<Meanwhile>>,
 }
 
 impl MemoryArchive {
@@ -215,6 +220,10 @@ impl Archive for MemoryArchive {
     }
 
     fn block(&self, id: &BlockId) -> Result<Option<Arc<Block>>, ArchiveError> {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(happens) = meanwhile {
+            happens();
+        }
         Ok(self.blocks.lock().unwrap().get(id).cloned())
     }
 

@@ -102,7 +102,7 @@ struct Pay {
     /// What to wait for.
     #[arg(long, value_enum, default_value_t = WaitFor::Accepted)]
     wait: WaitFor,
-    /// Seconds to wait for inclusion.
+    /// Seconds to wait for inclusion or finality.
     #[arg(long, default_value_t = 120)]
     wait_timeout: u64,
     #[command(flatten)]
@@ -115,6 +115,8 @@ enum WaitFor {
     Accepted,
     /// A block holds it.
     Included,
+    /// A block holds it that can never be taken back.
+    Final,
 }
 
 /// Why the command did not do what was asked.
@@ -132,7 +134,7 @@ enum Failure {
     Rejected { id: TransactionId, reason: String },
     #[error("it is not known whether payment {id} was taken ({error}); ask with: zeni status {id}")]
     Unclear { id: TransactionId, error: ApiError },
-    #[error("payment {id} is {status} and in no block after {seconds} s; ask with: zeni status {id}")]
+    #[error("payment {id} is {status} and no more after {seconds} s; ask with: zeni status {id}")]
     NotYet { id: TransactionId, status: String, seconds: u64 },
     #[error("{file}: {error}")]
     Proof { file: String, error: FinalityReceiptError },
@@ -303,22 +305,29 @@ async fn submit(pay: &Pay) -> Result<Answer, Failure> {
     };
     match pay.wait {
         WaitFor::Accepted => Ok(status_answer(&answer)),
-        WaitFor::Included => wait_for_inclusion(&client, id, pay.wait_timeout).await,
+        WaitFor::Included => wait_for(&client, id, &["included", "final"], pay.wait_timeout).await,
+        WaitFor::Final => wait_for(&client, id, &["final"], pay.wait_timeout).await,
     }
 }
 
-async fn wait_for_inclusion(client: &ApiClient, id: TransactionId, seconds: u64) -> Result<Answer, Failure> {
+/// Asks until the payment has one of these statuses, or none of them can be hoped for.
+async fn wait_for(client: &ApiClient, id: TransactionId, reached: &[&str], seconds: u64) -> Result<Answer, Failure> {
     let begun = Instant::now();
     loop {
         let status = match client.status(&id).await {
-            Ok(answer) => match answer.status.as_str() {
-                "included" | "final" => return Ok(status_answer(&answer)),
-                "rejected" | "expired" => {
-                    let reason = answer.details.get("reason").and_then(Value::as_str).unwrap_or(&answer.status);
+            Ok(answer) => {
+                let detail = |name: &str| answer.details.get(name).and_then(Value::as_str);
+                let is_reached = reached.contains(&answer.status.as_str());
+                let is_refused = is_reached && detail("outcome") == Some("rejected");
+                if is_refused || matches!(answer.status.as_str(), "rejected" | "expired") {
+                    let reason = detail("reason").unwrap_or(&answer.status);
                     return Err(Failure::Rejected { id, reason: reason.into() });
                 }
-                _ => answer.status,
-            },
+                if is_reached {
+                    return Ok(status_answer(&answer));
+                }
+                answer.status
+            }
             Err(error) if error.is_unclear() => "not known".into(),
             Err(error) => return Err(error.into()),
         };
@@ -338,7 +347,10 @@ fn now_s() -> Result<u32, Failure> {
 fn status_answer(answer: &StatusAnswer) -> Answer {
     let mut text = format!("{} {}", answer.id, answer.status);
     for (name, value) in &answer.details {
-        if matches!(name.as_str(), "copies" | "height" | "depth" | "reason" | "warning" | "final") {
+        if matches!(
+            name.as_str(),
+            "copies" | "height" | "depth" | "outcome" | "reason" | "used_by" | "warning" | "final"
+        ) {
             let value = value.as_str().map_or_else(|| value.to_string(), String::from);
             text.push_str(&format!(" {name}={value}"));
         }

@@ -22,17 +22,48 @@ fn block_id(height: u64, fork: u8) -> BlockId {
     BlockId(id)
 }
 
-/// A block that holds these payments, all applied.
-fn block(height: u64, fork: u8, payments: impl IntoIterator<Item = u64>) -> IndexedBlock {
+fn account(number: u64) -> AccountId {
+    AccountId(payment(number).0)
+}
+
+/// A block that holds these payments, all applied: payment `n` used sequence `n` of account `n`.
+fn block(height: u64, fork: u8, payments: impl IntoIterator<Item = u64> + Clone) -> IndexedBlock {
     let entry = |(position, number): (usize, u64)| Entry {
         half: half(&payment(number)),
         batch: 0,
         position: position as u16,
         outcome: Outcome::Applied.to_byte(),
     };
-    let mut entries: Vec<Entry> = payments.into_iter().enumerate().map(entry).collect();
+    let mut entries: Vec<Entry> = payments.clone().into_iter().enumerate().map(entry).collect();
     entries.sort_unstable_by_key(|entry| entry.half);
-    IndexedBlock { height, id: block_id(height, fork), entries }
+    let used = |(position, number): (usize, u64)| Use {
+        fingerprint: fingerprint(&account(number), Sequence(number)),
+        batch: 0,
+        position: position as u16,
+    };
+    let mut uses: Vec<Use> = payments.into_iter().enumerate().map(used).collect();
+    uses.sort_unstable_by_key(|one| one.fingerprint);
+    IndexedBlock { height, id: block_id(height, fork), entries, uses, skipped: Vec::new() }
+}
+
+/// A block that lists these payments and skipped them.
+fn skipping(height: u64, fork: u8, payments: impl IntoIterator<Item = u64>) -> IndexedBlock {
+    let skipped = |(position, number): (usize, u64)| Skipped {
+        half: half(&payment(number)),
+        batch: 0,
+        position: position as u16,
+    };
+    let mut skipped: Vec<Skipped> = payments.into_iter().enumerate().map(skipped).collect();
+    skipped.sort_unstable_by_key(|one| one.half);
+    IndexedBlock { skipped, ..block(height, fork, []) }
+}
+
+fn use_of(index: &Index, number: u64) -> Option<Place> {
+    index.find_use(&account(number), Sequence(number)).unwrap()
+}
+
+fn skipped_at(index: &Index, number: u64) -> Option<u64> {
+    index.find_skipped(&payment(number)).unwrap().map(|place| place.height)
 }
 
 fn height_of(index: &Index, number: u64) -> Option<u64> {
@@ -40,7 +71,8 @@ fn height_of(index: &Index, number: u64) -> Option<u64> {
 }
 
 fn undo(index: &Index, payments: &[u64]) -> Result<(u64, BlockId), IndexError> {
-    index.undo(|_| Ok(payments.iter().map(|number| payment(*number)).collect()))
+    let listed = |number: &u64| Listed { id: payment(*number), from: account(*number), sequence: Sequence(*number) };
+    index.undo(|_| Ok(payments.iter().map(listed).collect()))
 }
 
 #[test]
@@ -187,6 +219,59 @@ fn payments_of_every_generation_are_found_and_taken_back() {
     index.apply(block(2, 1, [4])).unwrap();
     index.flush_all().unwrap();
     assert_eq!([1, 2, 3, 4].map(|number| height_of(&index, number)), [Some(1), None, None, Some(2)]);
+}
+
+#[test]
+fn who_used_a_sequence_is_found_in_memory_and_in_sled_and_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let index = open(&path);
+    for height in 1..=3 {
+        index.apply(block(height, 0, [10 + height, height])).unwrap();
+    }
+    let places = [1, 2, 3].map(|height| Some(Place { height, batch: 0, position: 1 }));
+    assert_eq!([1, 2, 3].map(|number| use_of(&index, number)), places);
+    index.flush_all().unwrap();
+    drop(index);
+    let index = open(&path);
+    assert_eq!([1, 2, 3].map(|number| use_of(&index, number)), places);
+    assert_eq!(index.find_use(&account(1), Sequence(2)).unwrap(), None, "a sequence of another account");
+    undo(&index, &[13, 3]).unwrap();
+    assert_eq!([2, 3].map(|number| use_of(&index, number)), [places[1], None]);
+    index.apply(block(3, 1, [])).unwrap();
+    index.flush_all().unwrap();
+    drop(index);
+    let index = open(&path);
+    assert_eq!([2, 3].map(|number| use_of(&index, number)), [places[1], None]);
+}
+
+#[test]
+fn a_skipped_payment_is_found_again_and_never_hides_where_it_was_executed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    let index = open(&path);
+    index.apply(block(1, 0, [1])).unwrap();
+    // A second batch with payment 1, and one that lost its sequence to another.
+    index.apply(skipping(2, 0, [1, 9])).unwrap();
+    index.apply(skipping(3, 0, [8])).unwrap();
+    let told = |index: &Index| (height_of(index, 1), height_of(index, 9), skipped_at(index, 9), skipped_at(index, 8));
+    assert_eq!(told(&index), (Some(1), None, Some(2), Some(3)));
+    index.flush_all().unwrap();
+    drop(index);
+    let index = open(&path);
+    assert_eq!(told(&index), (Some(1), None, Some(2), Some(3)));
+    undo(&index, &[8]).unwrap();
+    assert_eq!(told(&index), (Some(1), None, Some(2), None));
+}
+
+#[test]
+fn an_index_of_the_version_before_is_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    drop(open(&path));
+    tree::age_marker(&path);
+    let opened = Index::open(&path, GENESIS, CONFIG).unwrap();
+    assert!(opened.set_aside.is_some());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use zeni_ledger::encoding::{Decoder, Encoder};
 use zeni_ledger::{BlockId, Outcome, TransactionId};
 
-use super::{IndexError, IndexedBlock, Location};
+use super::{Fingerprint, IndexError, IndexedBlock, Location, Place};
 
 /// Payments of one generation of keys, about.
 pub(super) const GENERATION_PAYMENTS: u64 = 1 << 21;
@@ -25,14 +25,18 @@ const HANDLES_MAX: usize = 64;
 const LOCK_ATTEMPTS_MAX: u32 = 50;
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
+/// Of the marker and of every value: another one is built again from the log.
+const VERSION: u16 = 2;
 const PAYMENT_PREFIX: u8 = b't';
+const USE_PREFIX: u8 = b'q';
+const SKIPPED_PREFIX: u8 = b's';
 const HEIGHT_PREFIX: u8 = b'h';
 const MARKER_KEY: &[u8] = b"marker";
 
 type Db = sled::Db<LEAF_FANOUT>;
 /// The first half of a payment's id.
 pub(super) type Half = [u8; 16];
-pub(super) type PaymentKey = [u8; 21];
+pub(super) type Key = Vec<u8>;
 
 /// The tree, open.
 ///
@@ -70,13 +74,56 @@ impl Tree {
         &self,
         half: &Half,
         marker: &Marker,
-        removed: &BTreeSet<PaymentKey>,
-    ) -> Result<Option<(PaymentKey, Location)>, IndexError> {
-        let keys = (0..=marker.generation).rev().map(|generation| payment_key(generation, half));
+        removed: &BTreeSet<Key>,
+    ) -> Result<Option<(Key, Location)>, IndexError> {
+        let Some((key, bytes)) = self.youngest(PAYMENT_PREFIX, half, marker, removed)? else { return Ok(None) };
+        let location = Location::from_bytes(&bytes).ok_or_else(|| self.damaged("location"))?;
+        Ok(Some((key, location)))
+    }
+
+    /// Looks for the use of a sequence.
+    pub(super) fn find_use(
+        &self,
+        fingerprint: &Fingerprint,
+        marker: &Marker,
+        removed: &BTreeSet<Key>,
+    ) -> Result<Option<(Key, Place)>, IndexError> {
+        self.find_place(USE_PREFIX, fingerprint, marker, removed)
+    }
+
+    /// Looks for a payment that was skipped.
+    pub(super) fn find_skipped(
+        &self,
+        half: &Half,
+        marker: &Marker,
+        removed: &BTreeSet<Key>,
+    ) -> Result<Option<(Key, Place)>, IndexError> {
+        self.find_place(SKIPPED_PREFIX, half, marker, removed)
+    }
+
+    fn find_place(
+        &self,
+        prefix: u8,
+        name: &[u8],
+        marker: &Marker,
+        removed: &BTreeSet<Key>,
+    ) -> Result<Option<(Key, Place)>, IndexError> {
+        let Some((key, bytes)) = self.youngest(prefix, name, marker, removed)? else { return Ok(None) };
+        let place = Place::from_bytes(&bytes).ok_or_else(|| self.damaged("place"))?;
+        Ok(Some((key, place)))
+    }
+
+    fn youngest(
+        &self,
+        prefix: u8,
+        name: &[u8],
+        marker: &Marker,
+        removed: &BTreeSet<Key>,
+    ) -> Result<Option<(Key, sled::InlineArray)>, IndexError> {
+        let keys = (0..=marker.generation).rev().map(|generation| generation_key(prefix, generation, name));
         for key in keys.filter(|key| !removed.contains(key)) {
-            if let Some(bytes) = self.with(|db| db.get(key))? {
-                let location = Location::from_bytes(&bytes).ok_or_else(|| self.damaged("location"))?;
-                return Ok(Some((key, location)));
+            if let Some(bytes) = self.with(|db| db.get(&key))? {
+                return Ok(Some((key, bytes)));
             }
         }
         Ok(None)
@@ -90,7 +137,7 @@ impl Tree {
     /// Removes these keys, adds these blocks, and has it on disk. Gives the new marker.
     pub(super) fn write(
         &self,
-        removals: Vec<Vec<u8>>,
+        removals: Vec<Key>,
         blocks: &[Arc<IndexedBlock>],
         before: Marker,
     ) -> Result<Marker, IndexError> {
@@ -159,10 +206,11 @@ pub(super) fn half(id: &TransactionId) -> Half {
     half
 }
 
-fn payment_key(generation: u32, half: &Half) -> PaymentKey {
-    let mut key = [PAYMENT_PREFIX; 21];
-    key[1..5].copy_from_slice(&generation.to_be_bytes());
-    key[5..].copy_from_slice(half);
+fn generation_key(prefix: u8, generation: u32, name: &[u8]) -> Key {
+    let mut key = Vec::with_capacity(5 + name.len());
+    key.push(prefix);
+    key.extend(generation.to_be_bytes());
+    key.extend(name);
     key
 }
 
@@ -188,6 +236,23 @@ impl Location {
     }
 }
 
+impl Place {
+    /// Eight bytes, because there is one for every payment: height u32, batch u16, position u16.
+    fn to_bytes(self) -> Vec<u8> {
+        let height = u32::try_from(self.height).expect("a block a second fills 32 bits in 136 years");
+        let mut encoder = Encoder::with_capacity(8);
+        encoder.u32(height).u16(self.batch).u16(self.position);
+        encoder.finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut decoder = Decoder::new(bytes);
+        let (height, batch, position) = (decoder.u32().ok()?, decoder.u16().ok()?, decoder.u16().ok()?);
+        decoder.finish().ok()?;
+        Some(Self { height: height.into(), batch, position })
+    }
+}
+
 /// What the last flush wrote: up to which block, and to which generation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marker {
@@ -210,8 +275,15 @@ impl Marker {
             if self.generation_payments >= GENERATION_PAYMENTS {
                 (self.generation, self.generation_payments) = (self.generation + 1, 0);
             }
+            let key = |prefix, name: &[u8]| generation_key(prefix, self.generation, name);
             for entry in &block.entries {
-                batch.insert(payment_key(self.generation, &entry.half), entry.location(block.height).to_bytes());
+                batch.insert(key(PAYMENT_PREFIX, &entry.half), entry.location(block.height).to_bytes());
+            }
+            for one in &block.uses {
+                batch.insert(key(USE_PREFIX, &one.fingerprint), one.place(block.height).to_bytes());
+            }
+            for one in &block.skipped {
+                batch.insert(key(SKIPPED_PREFIX, &one.half), one.place(block.height).to_bytes());
             }
             batch.insert(height_key(block.height), block.id.0);
             self.generation_payments += block.entries.len() as u64;
@@ -221,13 +293,16 @@ impl Marker {
     }
 
     fn to_bytes(self) -> Vec<u8> {
-        let mut encoder = Encoder::with_capacity(52);
-        encoder.u64(self.height).raw(&self.id.0).u32(self.generation).u64(self.generation_payments);
+        let mut encoder = Encoder::with_capacity(54);
+        encoder.u16(VERSION).u64(self.height).raw(&self.id.0).u32(self.generation).u64(self.generation_payments);
         encoder.finish()
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut decoder = Decoder::new(bytes);
+        if decoder.u16().ok()? != VERSION {
+            return None;
+        }
         let (height, id) = (decoder.u64().ok()?, BlockId(decoder.array().ok()?));
         let (generation, generation_payments) = (decoder.u32().ok()?, decoder.u64().ok()?);
         decoder.finish().ok()?;
@@ -260,4 +335,13 @@ fn open_db(path: &Path, cache_bytes: usize) -> Result<Db, IndexError> {
         }
     }
     Err(IndexError::Locked { path: path.into() })
+}
+
+/// Makes the marker what the version before wrote.
+#[cfg(test)]
+pub(super) fn age_marker(path: &Path) {
+    let db = open_db(path, 1 << 20).expect("nobody else has it open");
+    let marker = db.get(MARKER_KEY).expect("readable").expect("written by every index");
+    db.insert(MARKER_KEY, &marker[2..]).expect("writable");
+    db.flush().expect("writable");
 }
