@@ -7,6 +7,7 @@
 //! and [`proof_log`] ([`proofs`]), and of accounts as the last final block left them ([`final_state`]).
 
 pub mod api;
+pub mod block_receipts;
 pub mod chronicle;
 pub mod config;
 pub mod events;

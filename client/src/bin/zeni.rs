@@ -2,6 +2,8 @@
 
 #[path = "zeni/proof.rs"]
 mod proof;
+#[path = "zeni/proven.rs"]
+mod proven;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
