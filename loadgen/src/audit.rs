@@ -72,7 +72,7 @@ pub struct Settled {
     pub equal: bool,
     /// Whether the tracked chain ends at the nodes' block: only then is what it lists what they hold.
     pub tracked: bool,
-    /// When all of it was true for the first time, in microseconds from the start of the storm.
+    /// When all of it was true for the first time, and every acknowledged payment final, in microseconds from the start of the storm.
     pub at_us: u64,
 }
 
@@ -89,8 +89,8 @@ pub enum AuditError {
     Output { node: String, error: serde_json::Error },
 }
 
-/// Waits until every acknowledged payment is in the chain that is tracked, and all nodes stand at the block where that
-/// chain ends; or until `deadline` has passed. Then gives what it saw last.
+/// Waits until every acknowledged payment is in a final block of the chain that is tracked, and all nodes stand at the
+/// block where that chain ends; or until `deadline` has passed. Then gives what it saw last.
 pub async fn settle(scene: &Scene, book: &Book, deadline: tokio::time::Instant) -> Settled {
     loop {
         let states = states(scene).await;
@@ -99,7 +99,7 @@ pub async fn settle(scene: &Scene, book: &Book, deadline: tokio::time::Instant) 
         let head = follow::with(&scene.tracker, |tracker| (tracker.head().height, tracker.head().id.to_string()));
         let tracked = is_head(&states, &head);
         let (_, accepted, _, included) = book.counts();
-        let complete = included >= accepted && book.tally().missing == 0;
+        let complete = included >= accepted && book.finals() >= accepted && book.tally().unfinal == 0;
         if equal && tracked && complete || tokio::time::Instant::now() >= deadline {
             return Settled { states, equal, tracked, at_us };
         }

@@ -1,4 +1,4 @@
-//! One line for each payment of a storm: sent, accepted, refused, included. Nine bytes a payment.
+//! One line for each payment of a storm: sent, accepted, refused, included, final. Thirteen bytes a payment.
 //!
 //! Submitters and the tracker write to it at the same time, each their own part, so its cells are atomic; nothing else
 //! depends on the order in which they are seen.
@@ -11,6 +11,7 @@ pub const TICK_US: u64 = 10;
 const SENT: u8 = 1;
 const ACCEPTED: u8 = 2;
 const REFUSED: u8 = 4;
+const FINAL: u8 = 8;
 /// The upper half of a line counts how often the canonical chain lists the payment.
 const LISTED_ONE: u8 = 16;
 const LISTED_MAX: u8 = 15;
@@ -36,10 +37,12 @@ pub struct Book {
     lines: Vec<AtomicU8>,
     intended: Vec<AtomicU32>,
     included: Vec<AtomicU32>,
+    finals: Vec<AtomicU32>,
     sent: AtomicU64,
     accepted: AtomicU64,
     refused: AtomicU64,
     in_chain: AtomicU64,
+    in_final: AtomicU64,
 }
 
 /// How the payments stand.
@@ -50,8 +53,12 @@ pub struct Tally {
     pub refused: u64,
     /// In the canonical chain, each payment once.
     pub included: u64,
+    /// In a final block, each payment once.
+    pub finals: u64,
     /// Acknowledged and not in the canonical chain.
     pub missing: u64,
+    /// Acknowledged and in no final block.
+    pub unfinal: u64,
     /// Listings of the canonical chain beyond the first of each payment. Only the first is executed.
     pub listed_again: u64,
 }
@@ -62,9 +69,18 @@ impl Book {
         let count = usize::try_from(payments).expect("a prepared storm fits the address space");
         let zeros = || std::iter::repeat_with(|| AtomicU32::new(0)).take(count).collect();
         let lines = std::iter::repeat_with(|| AtomicU8::new(0)).take(count).collect();
-        let (intended, included) = (zeros(), zeros());
         let zero = || AtomicU64::new(0);
-        Self { lines, intended, included, sent: zero(), accepted: zero(), refused: zero(), in_chain: zero() }
+        Self {
+            lines,
+            intended: zeros(),
+            included: zeros(),
+            finals: zeros(),
+            sent: zero(),
+            accepted: zero(),
+            refused: zero(),
+            in_chain: zero(),
+            in_final: zero(),
+        }
     }
 
     /// Payments in the book.
@@ -114,6 +130,15 @@ impl Book {
         listed == 0
     }
 
+    /// A block that lists the payment is final. Later calls change nothing.
+    pub fn finalise(&self, index: u64, at: Tick) {
+        let place = index as usize;
+        if self.lines[place].fetch_or(FINAL, Relaxed) & FINAL == 0 {
+            self.finals[place].store(at.0, Relaxed);
+            self.in_final.fetch_add(1, Relaxed);
+        }
+    }
+
     /// A block that listed the payment is taken back.
     pub fn exclude(&self, index: u64) {
         let place = index as usize;
@@ -137,6 +162,17 @@ impl Book {
         (listed > 0).then(|| Tick(self.included[index as usize].load(Relaxed)))
     }
 
+    /// When a block that lists it became final; `None` if none is.
+    pub fn finalised(&self, index: u64) -> Option<Tick> {
+        let is_final = self.lines[index as usize].load(Relaxed) & FINAL != 0;
+        is_final.then(|| Tick(self.finals[index as usize].load(Relaxed)))
+    }
+
+    /// How many payments are final so far.
+    pub fn finals(&self) -> u64 {
+        self.in_final.load(Relaxed)
+    }
+
     /// The running counts: sent, accepted, refused, included.
     pub fn counts(&self) -> (u64, u64, u64, u64) {
         let load = |cell: &AtomicU64| cell.load(Relaxed);
@@ -153,7 +189,9 @@ impl Book {
             tally.accepted += u64::from(line & ACCEPTED != 0);
             tally.refused += u64::from(line & REFUSED != 0);
             tally.included += u64::from(listed > 0);
+            tally.finals += u64::from(line & FINAL != 0);
             tally.missing += u64::from(line & ACCEPTED != 0 && listed == 0);
+            tally.unfinal += u64::from(line & ACCEPTED != 0 && line & FINAL == 0);
             tally.listed_again += listed.saturating_sub(1);
         }
         tally
@@ -174,8 +212,12 @@ mod tests {
         assert_eq!(book.tally().missing, 1);
         assert!(book.include(1, Tick(20)));
         assert_eq!((book.intended(1), book.included(1), book.intended(0)), (Some(Tick(5)), Some(Tick(20)), None));
-        let expected = Tally { sent: 1, accepted: 1, included: 1, ..Tally::default() };
+        let expected = Tally { sent: 1, accepted: 1, included: 1, unfinal: 1, ..Tally::default() };
         assert_eq!((book.tally(), book.counts()), (expected, (1, 1, 0, 1)));
+        book.finalise(1, Tick(30));
+        book.finalise(1, Tick(40));
+        assert_eq!((book.finalised(1), book.finalised(0), book.finals()), (Some(Tick(30)), None, 1));
+        assert_eq!(book.tally(), Tally { finals: 1, unfinal: 0, ..expected });
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct FaultRecord {
     pub began_us: u64,
     /// When the processes were started again (or went on), or everything passed again.
     pub ended_us: u64,
+    /// When everything that it ends had ended, or everything that it strikes was struck.
+    pub struck_us: u64,
     /// False if the run was over before that; the times are then the scenario's as far as they were still to come.
     pub undone: bool,
     /// The longest that one of them took until it was active and within one block of the head; after a fault of the
@@ -74,6 +76,7 @@ impl FaultRecord {
             fault,
             began_us,
             ended_us,
+            struck_us: began_us,
             undone: false,
             resync_s: None,
             unwilling: Vec::new(),
@@ -158,7 +161,10 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
     // The lanes let everything pass again when this is dropped, also if the task is cut off.
     let strike = strike(&scene, &fault).await;
     let unwilling = begin(&scene, &fault).await?;
-    locked(&record).unwilling = unwilling;
+    {
+        let mut record = locked(&record);
+        (record.unwilling, record.struck_us) = (unwilling, scene.clock.now_us());
+    }
     let end_us = began_us + fault.duration_s * 1_000_000;
     tokio::time::sleep_until(scene.clock.instant(end_us).into()).await;
     let ended_us = scene.clock.now_us();
@@ -342,9 +348,7 @@ mod tests {
 
     /// A scene with one node, which nobody ever reaches.
     fn scene_of_a_node_that_is_gone(root: &std::path::Path) -> Scene {
-        let parameters =
-            Parameters { seed: 1, accounts: 20, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 };
-        let prepared = prepare(root, &parameters, 1_760_000_000_000).unwrap();
+        let prepared = prepare(root, &Parameters::small(1), 1_760_000_000_000).unwrap();
         let plan = prepared.plan();
         let key = plan.role_key(crate::plan::Role::Submitter);
         let endpoint = link::dialler(&key, prepared.genesis_id, Role::Client).unwrap();

@@ -6,6 +6,7 @@ use crate::api_audit::ApiState;
 use crate::audit::{Settled, Verified};
 use crate::clock;
 use crate::faults::FaultRecord;
+use crate::finals;
 use crate::follow;
 use crate::host;
 use crate::latency::Latencies;
@@ -67,15 +68,18 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     }
     let expected = plan.received(offered);
     failures.extend(odd_balances(&findings.balances));
-    let complete =
-        findings.settled.equal && findings.settled.tracked && tally.missing == 0 && tally.included == offered;
-    let mean = measure::mean_tps(tally.included, 0, findings.settled.at_us).filter(|_| complete);
+    let complete = findings.settled.equal && findings.settled.tracked && tally.unfinal == 0 && tally.finals == offered;
+    let mean = measure::mean_tps(tally.finals, 0, findings.settled.at_us).filter(|_| complete);
     let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
     let executed =
         executed(&findings.verified, &blocks, tally.included, foreign, findings.balances.first() == Some(&expected));
     let limit = limit_report(&findings.limit, run.scene.links.len(), mean);
-    let included = Latencies::of_inclusion(&run.book, all_us);
+    let (included, finals) = (Latencies::of_inclusion(&run.book, all_us), Latencies::of_finality(&run.book, all_us));
     let clock = run.scene.clock;
+    let judged = finals::with(&run.finals, |finals| {
+        failures.extend(finals.failures());
+        finals.judge()
+    });
     let started_ms = clock.unix_ms(0);
     let at_s = |slot: u64| {
         let begins_ms = slots.genesis_ms + slot * slots.interval_ms;
@@ -95,14 +99,16 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         sent: tally.sent,
         accepted: tally.accepted,
         included: tally.included,
-        finals: None,
+        finals: Some(tally.finals),
         rejected: executed.rejected,
         expired: outcome.refusals.get("expired").copied().unwrap_or(0),
         refused: texts(&outcome.refusals),
-        lost: tally.missing,
+        lost: tally.unfinal,
         duplicated: executed.duplicated,
         listed_again: tally.listed_again,
-        final_reverted: None,
+        final_reverted: Some(judged.reverted),
+        final_unknown: judged.unknown,
+        block_final_ms: measure::block_final_ms(&blocks, slots, |tick| clock.unix_ms(tick.as_us())),
         double_spends: DoubleSpends::default(),
         throughput_tps: Throughput {
             mean,
@@ -112,7 +118,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         latency_ms: Latency {
             accepted: outcome.accepted.percentiles(),
             included: included.percentiles(),
-            finals: None,
+            finals: finals.percentiles(),
         },
         receiver_balance: findings.balances.first().map(i128::to_string),
         expected_balance: expected.to_string(),
@@ -133,6 +139,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
             blocks: blocks.iter().map(|block| block_point(block, at_s(block.slot))).collect(),
             accepted: outcome.accepted.course(),
             included: included.course(),
+            finals: finals.course(),
         },
         settings: scenario.clone(),
     });
@@ -185,6 +192,13 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
         checkpoint_due: run.scenario.checkpoint_is_due(&record.fault),
         dip_defined,
         struck: record.struck,
+        final_during: finals::with(&run.finals, |finals| {
+            measure::final_during(finals, record.struck_us, record.ended_us)
+        })
+        .filter(|_| record.undone),
+        final_during_max: record.fault.final_during_max,
+        first_final_s: finals::with(&run.finals, |finals| measure::first_final_s(finals, record.ended_us))
+            .filter(|_| record.undone),
     }
 }
 
@@ -213,11 +227,7 @@ fn odd_balances(balances: &[i128]) -> Option<String> {
 }
 
 fn notes(run: &Run, faults: &[FaultRecord]) -> Vec<String> {
-    let mut notes = vec![
-        "This ledger has no finality yet: `final` and `final_reverted` are null, and the mean ends with inclusion on \
-         equal nodes."
-            .to_owned(),
-    ];
+    let mut notes = Vec::new();
     if run.scenario.network.attach.is_none() {
         notes.push("All nodes, the API server and the load generator share one machine.".into());
     }

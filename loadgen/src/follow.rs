@@ -15,7 +15,7 @@ use crate::storm_clock::StormClock;
 use crate::tracker::Tracker;
 
 /// Messages that wait for the tracker, at most: further ones wait in the node.
-const QUEUE_MAX: usize = 256;
+pub(crate) const QUEUE_MAX: usize = 256;
 /// A node that says nothing for so long is left.
 const SILENCE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(200);
@@ -61,7 +61,7 @@ async fn listen(tracker: &SharedTracker, connection: &Connection, clock: StormCl
     };
     let (sender, mut heard) = mpsc::channel(QUEUE_MAX);
     let mut ears = JoinSet::new();
-    ears.spawn(hear(connection.clone(), sender));
+    ears.spawn(hear(connection.clone(), sender, |_| true));
     let (mut last_heard, mut last_tick) = (Instant::now(), Instant::now());
     let asks = with(tracker, |tracker| tracker.connected(clock.tick()));
     if let Err(error) = ask(&mut questions, asks).await {
@@ -76,7 +76,11 @@ async fn listen(tracker: &SharedTracker, connection: &Connection, clock: StormCl
                 if lags(tracker, &message) {
                     return "it is behind and not active".into();
                 }
-                with(tracker, |tracker| tracker.on_message(message, now))
+                let asks = with(tracker, |tracker| tracker.on_message(message, now));
+                if with(tracker, |tracker| tracker.stood_beside()) {
+                    return "it stands beside what is final".into();
+                }
+                asks
             }
             Ok(None) => return connection.close_reason().map_or("its streams ended".into(), |lost| lost.to_string()),
             Err(_) if last_heard.elapsed() > SILENCE => return format!("it said nothing for {SILENCE:?}"),
@@ -113,10 +117,16 @@ async fn ask(questions: &mut FrameSender, asks: Vec<Message<Batch>>) -> Result<(
     Ok(())
 }
 
-/// Takes every stream of frames that the node opens and passes on what it says.
-async fn hear(connection: Connection, sender: mpsc::Sender<Message<Batch>>) {
+/// Takes every stream of frames that the node opens and passes on what it says on those of the classes that are wanted.
+/// Others are held and never read, so that the node can say no more on them.
+pub(crate) async fn hear(connection: Connection, sender: mpsc::Sender<Message<Batch>>, wants: fn(Class) -> bool) {
     let mut streams = JoinSet::new();
+    let mut unread = Vec::new();
     while let Ok(mut stream) = connection.accept_frames().await {
+        if !wants(stream.class()) {
+            unread.push(stream);
+            continue;
+        }
         let sender = sender.clone();
         streams.spawn(async move {
             while let Ok(Some(frame)) = stream.recv().await {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::chart::{Bar, Line, Mark, Span, bars, escape, grouped, grouped_integer, lines};
 use crate::latency::{CoursePoint, Percentiles};
-use crate::report::{BlockPoint, Report};
+use crate::report::{BlockFinal, BlockPoint, Report};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -56,7 +56,12 @@ fn tiles(report: &Report) -> String {
             accepted.map_or("–".into(), |found| format!("{} ms", grouped(found.p90.round()))),
             "accepted, 90th percentile",
         ),
+        (
+            report.latency_ms.finals.map_or("–".into(), |found| format!("{} ms", grouped(found.p90.round()))),
+            "final, 90th percentile",
+        ),
         (format!("{} / {}", report.lost, report.duplicated), "payments lost / duplicated"),
+        (report.final_reverted.map_or("–".into(), |found| found.to_string()), "final blocks contradicted"),
         (balance.unwrap_or("–".into()), "receiver's balance"),
         (ratio, "of this machine's signature limit"),
     ];
@@ -131,6 +136,8 @@ fn latency(report: &Report) -> String {
         line("accepted, 99th percentile", "accepted", &series.accepted, |point| point.p99_ms),
         line("included, median", "included median", &series.included, |point| point.p50_ms),
         line("included, 99th percentile", "included", &series.included, |point| point.p99_ms),
+        line("final, median", "final median", &series.finals, |point| point.p50_ms),
+        line("final, 99th percentile", "final", &series.finals, |point| point.p99_ms),
     ];
     let svg = lines("latency in milliseconds by the time of the intended send", span(report), &chart, &marks(report));
     let legend = |class: &str, dotted: &str, name: &str| {
@@ -141,6 +148,8 @@ fn latency(report: &Report) -> String {
         legend("accepted", "dotted", "median"),
         legend("included", "", "included, 99th percentile"),
         legend("included", "dotted", "median"),
+        legend("final", "", "final, 99th percentile"),
+        legend("final", "dotted", "median"),
     ];
     let row = |name: &str, found: Option<Percentiles>| match found {
         Some(found) => {
@@ -151,15 +160,30 @@ fn latency(report: &Report) -> String {
         None => format!("<tr><td>{name}</td><td colspan=\"5\">not yet</td></tr>"),
     };
     let latency = &report.latency_ms;
+    let blocks = latency_of_blocks(report);
     format!(
         "<h2>Latency from the intended send, in milliseconds</h2>\n<div class=\"card\"><div class=\"legend\">{}</div>{svg}\
          </div>\n<div class=\"card\" style=\"margin-top: 12px\"><table><tr><th></th><th>p50</th><th>p90</th><th>p99</th>\
-         <th>p99.9</th><th>max</th></tr>{}{}{}</table></div>\n",
+         <th>p99.9</th><th>max</th></tr>{}{}{}</table>{blocks}</div>\n",
         legends.concat(),
         row("accepted", latency.accepted),
         row("included", latency.included),
         row("final", latency.finals),
     )
+}
+
+fn latency_of_blocks(report: &Report) -> String {
+    let told = |found: BlockFinal| {
+        format!(
+            "<p>From the beginning of a block's slot until it was final: median {} ms, 99th percentile {} ms, longest {} ms, \
+             of {} blocks.</p>",
+            grouped_integer(found.p50.into()),
+            grouped_integer(found.p99.into()),
+            grouped_integer(found.max.into()),
+            grouped_integer(found.blocks.into())
+        )
+    };
+    report.block_final_ms.map_or(String::new(), told)
 }
 
 fn faults(report: &Report) -> String {
@@ -170,19 +194,21 @@ fn faults(report: &Report) -> String {
     let rows: String = (report.faults.iter())
         .map(|fault| {
             format!(
-                "<tr><td>{}{}</td><td>{:.1} s</td><td>{:.1} s</td><td>{}</td><td>{} s</td></tr>",
+                "<tr><td>{}{}</td><td>{:.1} s</td><td>{:.1} s</td><td>{}</td><td>{} s</td><td>{}</td><td>{} s</td></tr>",
                 escape(&fault.label()),
                 fault.struck.map(|struck| format!("<br>{}", escape(&struck.in_words()))).unwrap_or_default(),
                 fault.at_s,
                 fault.duration_s,
                 told(fault.dip_ratio),
-                told(fault.resync_s)
+                told(fault.resync_s),
+                fault.final_during.map_or("–".into(), |found| grouped_integer(found.into())),
+                told(fault.first_final_s)
             )
         })
         .collect();
     format!(
         "<h2>Faults</h2>\n<div class=\"card\"><table><tr><th></th><th>at</th><th>for</th><th>dip ratio</th>\
-         <th>back after restart or healing</th></tr>{rows}</table></div>\n"
+         <th>back after restart or healing</th><th>blocks final meanwhile</th><th>next one final after</th></tr>{rows}</table></div>\n"
     )
 }
 
@@ -282,7 +308,16 @@ mod tests {
     #[test]
     fn the_page_tells_the_figures_and_marks_the_faults() {
         let page = render(&sample());
-        for told in ["5,000,050,000", "kill node-2, node-3", "0.991", "class=\"fault\"", "class=\"bar\"", "passed"] {
+        for told in [
+            "5,000,050,000",
+            "kill node-2, node-3",
+            "0.991",
+            "class=\"line final\"",
+            "median 3,150 ms",
+            "class=\"fault\"",
+            "class=\"bar\"",
+            "passed",
+        ] {
             assert!(page.contains(told), "the page does not hold {told}");
         }
         assert!(!page.contains("NaN"));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -66,6 +67,27 @@ impl Http {
     pub async fn get(&self, address: &str, path: &str, deadline: Duration) -> Result<Page, HttpError> {
         let request = Request::builder().method(Method::GET).uri(format!("http://{address}{path}"));
         self.exchange(request.body(Full::default()), deadline).await
+    }
+
+    /// Opens the page at `http://address/path`, whose body is to be read as it comes. Any status but success is an error.
+    pub async fn open(
+        &self,
+        address: &str,
+        path: &str,
+        header: Option<(HeaderName, &str)>,
+        deadline: Duration,
+    ) -> Result<Incoming, HttpError> {
+        let mut request = Request::builder().method(Method::GET).uri(format!("http://{address}{path}"));
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::default()).map_err(|error| HttpError::Broken(error.to_string()))?;
+        match tokio::time::timeout(deadline, self.client.request(request)).await {
+            Ok(Ok(response)) if response.status().is_success() => Ok(response.into_body()),
+            Ok(Ok(response)) => Err(HttpError::Broken(format!("the answer is {}", response.status()))),
+            Ok(Err(error)) => Err(HttpError::Broken(error.to_string())),
+            Err(_) => Err(HttpError::Timeout(deadline)),
+        }
     }
 
     /// Submits concatenated payments through the API server's bulk call.

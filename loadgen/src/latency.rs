@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::book::Book;
+use crate::book::{Book, Tick};
 
 /// The longest latency that is told apart, in microseconds: two hours.
 const LONGEST_US: u64 = 7_200_000_000;
@@ -62,10 +62,19 @@ impl Latencies {
 
     /// Every included payment of a book.
     pub fn of_inclusion(book: &Book, expected_us: u64) -> Self {
+        Self::of(book, expected_us, Book::included)
+    }
+
+    /// Every final payment of a book.
+    pub fn of_finality(book: &Book, expected_us: u64) -> Self {
+        Self::of(book, expected_us, Book::finalised)
+    }
+
+    fn of(book: &Book, expected_us: u64, happened: impl Fn(&Book, u64) -> Option<Tick>) -> Self {
         let mut latencies = Self::new(expected_us);
         for index in 0..book.len() {
-            if let (Some(intended), Some(included)) = (book.intended(index), book.included(index)) {
-                latencies.record(intended.as_us(), included.as_us());
+            if let (Some(intended), Some(happened)) = (book.intended(index), happened(book, index)) {
+                latencies.record(intended.as_us(), happened.as_us());
             }
         }
         latencies
@@ -96,7 +105,6 @@ impl Latencies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::Tick;
 
     #[test]
     fn percentiles_are_those_of_the_series() {
@@ -133,12 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn inclusion_is_read_from_the_book() {
+    fn inclusion_and_finality_are_read_from_the_book() {
         let book = Book::new(2);
         book.send(0, Tick::from_us(1_000));
         book.include(0, Tick::from_us(501_000));
         book.send(1, Tick::from_us(2_000));
         let found = Latencies::of_inclusion(&book, 1_000_000).percentiles().unwrap();
         assert!((found.max - 500.0).abs() < 1.0, "{found:?}");
+        assert_eq!(Latencies::of_finality(&book, 1_000_000).percentiles(), None);
+        book.finalise(0, Tick::from_us(801_000));
+        let found = Latencies::of_finality(&book, 1_000_000).percentiles().unwrap();
+        assert!((found.max - 800.0).abs() < 1.0, "{found:?}");
     }
 }

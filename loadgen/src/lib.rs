@@ -2,8 +2,9 @@
 //!
 //! Read in this order: [`plan`] says who pays whom, [`prepare`] puts that on disk; [`scenario`] is what a storm is to
 //! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send;
-//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. [`faults`] happen meanwhile, those of
-//! the network in the [`relay`] between the nodes. Then [`audit`] asks what came of it, [`measure`] computes, [`findings`]
+//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. A [`witness`] of each node, and one of the
+//! API server's [`events`], keep in [`finals`] what was called final. [`faults`] happen meanwhile, those of the network in
+//! the [`relay`] between the nodes. Then [`audit`] asks what came of it, [`measure`] computes, [`findings`]
 //! collects, and [`report`] judges. [`storm`] is the whole from beginning to end.
 
 pub mod api_audit;
@@ -13,7 +14,9 @@ pub mod chart;
 pub mod clock;
 pub mod delivery;
 pub mod dispatch;
+pub mod events;
 pub mod faults;
+pub mod finals;
 pub mod findings;
 pub mod follow;
 pub mod host;
@@ -40,6 +43,7 @@ pub mod storm_clock;
 pub mod tracker;
 pub mod up;
 pub mod watch;
+pub mod witness;
 
 #[cfg(test)]
 mod report_sample;

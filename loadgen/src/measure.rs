@@ -1,5 +1,8 @@
 //! Figures computed from what was seen: throughput, the dip of a fault, resynchronisation. Pure functions.
 
+use crate::book::Tick;
+use crate::finals::Finals;
+use crate::report::BlockFinal;
 use crate::tracker::Listed;
 
 /// What the storm's figures need to know of a block.
@@ -53,7 +56,39 @@ fn payments_in(blocks: &[BlockLoad], from: u64, until: u64) -> u64 {
     blocks.iter().filter(|block| (from..until).contains(&block.slot)).map(|block| block.payments).sum()
 }
 
-/// Payments a second from the first intended send until the last one was included and all nodes were equal.
+/// What is decided already when a fault strikes may still be told for so long, in microseconds.
+const STRUCK_GRACE_US: u64 = 2_000_000;
+
+/// Blocks that became final anywhere from [`STRUCK_GRACE_US`] after a fault had struck until its end. `None` if it was
+/// shorter.
+pub fn final_during(finals: &Finals, struck_us: u64, ended_us: u64) -> Option<u64> {
+    let from_us = struck_us + STRUCK_GRACE_US;
+    let at = |us| finals.height_at(Tick::from_us(us));
+    (from_us < ended_us).then(|| at(ended_us) - at(from_us))
+}
+
+/// Seconds from the end of a fault until a block became final that no node called final before. `None` if none did.
+pub fn first_final_s(finals: &Finals, ended_us: u64) -> Option<f64> {
+    let first = finals.first_after(Tick::from_us(ended_us))?;
+    Some(first.as_us().saturating_sub(ended_us) as f64 / 1e6)
+}
+
+/// How long blocks took from the beginning of their slots until they were final, in milliseconds: of every final block
+/// that lists payments of the storm. `unix_ms` tells the wall time of a tick. `None` if there is none.
+pub fn block_final_ms(blocks: &[Listed], slots: Slots, unix_ms: impl Fn(Tick) -> u64) -> Option<BlockFinal> {
+    let took = |block: &Listed| {
+        let begins_ms = slots.genesis_ms + block.slot * slots.interval_ms;
+        Some(unix_ms(block.finalised?).saturating_sub(begins_ms))
+    };
+    let mut took: Vec<u64> = blocks.iter().filter(|block| block.ours > 0).filter_map(took).collect();
+    took.sort_unstable();
+    // The least that this share of all did not exceed.
+    let at = |quantile: f64| took[((took.len() as f64 * quantile).ceil() as usize).max(1) - 1];
+    let max = *took.last()?;
+    Some(BlockFinal { p50: at(0.5), p99: at(0.99), max, blocks: took.len() as u64 })
+}
+
+/// Payments a second from the first intended send until the last one was final and all nodes were equal.
 pub fn mean_tps(payments: u64, first_intended_us: u64, all_equal_us: u64) -> Option<f64> {
     let span_us = all_equal_us.checked_sub(first_intended_us).filter(|span| *span > 0)?;
     Some(payments as f64 * 1e6 / span_us as f64)
@@ -99,6 +134,25 @@ mod tests {
     use super::*;
 
     const SLOTS: Slots = Slots { genesis_ms: 1_000_000, interval_ms: 3_000 };
+
+    fn final_block(slot: u64, ours: u64, finalised: Option<u32>) -> Listed {
+        let mut block = Listed::genesis(zeni_ledger::BlockId([0; 32]));
+        (block.slot, block.ours, block.finalised) = (slot, ours, finalised.map(Tick));
+        block
+    }
+
+    #[test]
+    fn blocks_are_timed_from_their_slots_and_only_those_with_payments() {
+        // The storm begins with slot 100; a tick is 10 µs.
+        let unix_ms = |tick: Tick| slot_ms(100) + tick.as_us() / 1_000;
+        let blocks: Vec<Listed> = (0..100).map(|place| final_block(100, 5, Some(100 * (place + 1)))).collect();
+        let found = block_final_ms(&blocks, SLOTS, unix_ms).unwrap();
+        assert_eq!(found, BlockFinal { p50: 50, p99: 99, max: 100, blocks: 100 });
+        let other = [final_block(100, 0, Some(1)), final_block(100, 5, None), final_block(101, 5, Some(400_000))];
+        let found = block_final_ms(&other, SLOTS, unix_ms).unwrap();
+        assert_eq!(found, BlockFinal { p50: 1_000, p99: 1_000, max: 1_000, blocks: 1 });
+        assert_eq!(block_final_ms(&other[..2], SLOTS, unix_ms), None);
+    }
 
     fn series(payments: &[u64]) -> Vec<BlockLoad> {
         (payments.iter().enumerate())

@@ -371,9 +371,7 @@ mod tests {
     use crate::prepare::{Parameters, prepare};
 
     fn prepared(root: &Path) -> Prepared {
-        let parameters =
-            Parameters { seed: 1, accounts: 20, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 };
-        prepare(root, &parameters, 1_760_000_000_000).unwrap()
+        prepare(root, &Parameters::small(1), 1_760_000_000_000).unwrap()
     }
 
     fn wanted() -> Wanted {

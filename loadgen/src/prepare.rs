@@ -91,6 +91,12 @@ impl Parameters {
         Plan { seed: self.seed, accounts: self.accounts }
     }
 
+    /// Three nodes, twenty accounts and blocks of a second.
+    #[cfg(test)]
+    pub(crate) fn small(seed: u64) -> Self {
+        Self { seed, accounts: 20, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 }
+    }
+
     /// Names the directory: readable in front, exact behind.
     pub fn key(&self) -> String {
         let text = serde_json::to_vec(&(FORMAT, self)).expect("plain numbers");

@@ -16,7 +16,7 @@ pub const REPORT_FILE: &str = "report.json";
 /// Name of the report for people.
 pub const HTML_FILE: &str = "report.html";
 
-/// What a storm found. Fields of finality are `null` until the ledger has it.
+/// What a storm found. Fields of finality are `null` in reports from before the ledger had it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub passed: bool,
@@ -43,13 +43,21 @@ pub struct Report {
     pub expired: u64,
     /// Payments that no node took, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// Acknowledged and not in the chain at the end.
+    /// Acknowledged and in no final block at the end.
     pub lost: u64,
     /// Executed more than once.
     pub duplicated: u64,
     /// Listed again by a later batch and skipped.
     pub listed_again: u64,
+    /// Final blocks that were contradicted later by a final block or by the teller's own chain, as heard from every node
+    /// and from the API server's events during the storm.
     pub final_reverted: Option<u64>,
+    /// Final blocks of which it is not known whether they were contradicted.
+    #[serde(default)]
+    pub final_unknown: u64,
+    /// From the beginning of a block's slot until it was final; `null` if none was.
+    #[serde(default)]
+    pub block_final_ms: Option<BlockFinal>,
     pub double_spends: DoubleSpends,
     pub throughput_tps: Throughput,
     pub latency_ms: Latency,
@@ -87,11 +95,21 @@ pub struct DoubleSpends {
 /// Payments a second.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Throughput {
-    /// Payments ÷ (first intended send → the last one included, and all nodes equal); `null` if that never was.
+    /// Payments ÷ (first intended send → the last one final, and all nodes equal); `null` if that never was.
     pub mean: Option<f64>,
     pub best_block: Option<f64>,
     /// Payments that left ÷ the time in which they did.
     pub sent: Option<f64>,
+}
+
+/// Milliseconds from the beginning of a block's slot until it was final, over the blocks that list payments of the storm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BlockFinal {
+    pub p50: u64,
+    pub p99: u64,
+    pub max: u64,
+    /// How many blocks that is.
+    pub blocks: u64,
 }
 
 /// From the intended send time.
@@ -131,6 +149,15 @@ pub struct FaultReport {
     /// Datagrams between nodes that it struck; `null` for faults of processes.
     #[serde(default)]
     pub struck: Option<Struck>,
+    /// Blocks that became final while it lasted; `null` if it was too short to tell.
+    #[serde(default)]
+    pub final_during: Option<u64>,
+    /// How many of those its scenario allows.
+    #[serde(default)]
+    pub final_during_max: Option<u64>,
+    /// Seconds from its end until a block became final that was not final before; `null` if the storm was over before.
+    #[serde(default)]
+    pub first_final_s: Option<f64>,
 }
 
 impl FaultReport {
@@ -178,6 +205,8 @@ pub struct Series {
     pub blocks: Vec<BlockPoint>,
     pub accepted: Vec<CoursePoint>,
     pub included: Vec<CoursePoint>,
+    #[serde(default, rename = "final")]
+    pub finals: Vec<CoursePoint>,
 }
 
 /// A block of the storm.
@@ -204,7 +233,11 @@ impl Report {
         must(self.sent == self.offered, format!("{} of {} payments were sent", self.sent, self.offered));
         must(self.accepted == self.offered, format!("{} of {} payments were accepted", self.accepted, self.offered));
         must(self.included == self.offered, format!("{} of {} payments are in the chain", self.included, self.offered));
-        must(self.lost == 0, format!("{} acknowledged payments are lost", self.lost));
+        must(self.lost == 0, format!("{} acknowledged payments are lost: in no final block", self.lost));
+        let reverted = self.final_reverted.unwrap_or(0);
+        must(reverted == 0, format!("{reverted} final blocks were contradicted later"));
+        let unknown = self.final_unknown;
+        must(unknown == 0, format!("of {unknown} final blocks it is not known whether they were contradicted"));
         must(self.duplicated == 0, format!("{} payments were executed more than once", self.duplicated));
         must(self.rejected.is_none_or(|rejected| rejected == 0), format!("{:?} payments were rejected", self.rejected));
         must(self.nodes_equal, "the nodes' heights, blocks and state roots differ".into());
@@ -237,6 +270,19 @@ impl Report {
             must(fault.resync_s.is_some(), back);
             let real = fault.struck.is_none_or(|struck| struck.total() > 0);
             must(real, format!("the {} at {} s struck no datagram", fault.kind, fault.at_s));
+        }
+        for fault in &self.faults {
+            let most = fault.final_during_max;
+            let held = most.is_none_or(|most| fault.final_during.is_some_and(|found| found <= most));
+            let found = fault.final_during.map_or("an unknown number of".into(), |found| found.to_string());
+            let most = most.unwrap_or_default();
+            must(
+                held,
+                format!(
+                    "{found} blocks became final during the {} at {} s, at most {most} are allowed",
+                    fault.kind, fault.at_s
+                ),
+            );
         }
         for fault in self.faults.iter().filter(|fault| fault.checkpoint_due && fault.resync_s.is_some()) {
             let without = fault.without_checkpoint.as_ref().map_or("unknown nodes".into(), |nodes| nodes.join(", "));
@@ -284,6 +330,8 @@ impl Report {
         most("accepted p99 in ms".into(), accepted.map(|found| found.p99), thresholds.accepted_p99_ms_max);
         let included = self.latency_ms.included;
         most("included p99 in ms".into(), included.map(|found| found.p99), thresholds.included_p99_ms_max);
+        let finals = self.latency_ms.finals;
+        most("final p99 in ms".into(), finals.map(|found| found.p99), thresholds.final_p99_ms_max);
         // One without a figure has failed already, whether the scenario bounds it or not.
         for fault in self.faults.iter().filter(|fault| fault.resync_s.is_some()) {
             let name = format!("resync_s of the {} at {} s", fault.kind, fault.at_s);
@@ -300,6 +348,7 @@ impl Report {
     /// The report in a few lines for the terminal.
     pub fn summary(&self) -> String {
         let tps = |found: Option<f64>| found.map_or("-".into(), |found| format!("{found:.0}/s"));
+        let count = |found: Option<u64>| found.map_or("-".into(), |found| found.to_string());
         let ms = |found: Option<Percentiles>| {
             found.map_or("-".into(), |found| {
                 format!("p50 {:.0}, p90 {:.0}, p99 {:.0} ms", found.p50, found.p90, found.p99)
@@ -308,8 +357,15 @@ impl Report {
         let mut lines = vec![
             format!("{} {}", self.scenario, if self.passed { "passed" } else { "FAILED" }),
             format!(
-                "  offered {}, accepted {}, included {}, lost {}, duplicated {}, nodes_equal {}",
-                self.offered, self.accepted, self.included, self.lost, self.duplicated, self.nodes_equal
+                "  offered {}, accepted {}, included {}, final {}, lost {}, duplicated {}, final_reverted {}, nodes_equal {}",
+                self.offered,
+                self.accepted,
+                self.included,
+                count(self.finals),
+                self.lost,
+                self.duplicated,
+                count(self.final_reverted),
+                self.nodes_equal
             ),
             format!(
                 "  receiver_balance {} (expected {})",
@@ -324,15 +380,22 @@ impl Report {
             ),
             format!("  accepted {}", ms(self.latency_ms.accepted)),
             format!("  included {}", ms(self.latency_ms.included)),
+            format!("  final {}", ms(self.latency_ms.finals)),
         ];
+        lines.extend(self.block_final_ms.map(|found| {
+            let BlockFinal { p50, p99, max, blocks } = found;
+            format!("  blocks final after p50 {p50}, p99 {p99}, max {max} ms from their slots ({blocks} blocks)")
+        }));
         for fault in &self.faults {
             lines.push(format!(
-                "  {} at {:.1} s for {:.1} s: dip_ratio {}, resync_s {}",
+                "  {} at {:.1} s for {:.1} s: dip_ratio {}, resync_s {}, final_during {}, first_final_s {}",
                 fault.label(),
                 fault.at_s,
                 fault.duration_s,
                 told(fault.dip_ratio),
-                told(fault.resync_s)
+                told(fault.resync_s),
+                count(fault.final_during),
+                told(fault.first_final_s)
             ));
             lines.extend(fault.struck.map(|struck| format!("    {}", struck.in_words())));
         }
@@ -394,8 +457,10 @@ mod tests {
             ("/throughput_tps", "mean best_block"),
             ("/latency_ms", "accepted included final"),
             ("/latency_ms/accepted", "p50 p90 p99 p999 max"),
+            ("/latency_ms/final", "p50 p90 p99 p999 max"),
+            ("/block_final_ms", "p50 p99"),
             ("/nodes_state/0", "node height block state_root"),
-            ("/faults/0", "kind targets at_s duration_s dip_ratio resync_s"),
+            ("/faults/0", "kind targets at_s duration_s dip_ratio resync_s final_during first_final_s"),
             ("/resources/node-1", "cpu_s rss_max_bytes disk_bytes fsyncs"),
             ("/limit", "verify_per_s_per_core ratio"),
         ];
@@ -405,7 +470,6 @@ mod tests {
                 assert!(part.get(field).is_some(), "{place} lacks {field}");
             }
         }
-        assert!(json["final"].is_null() && json["final_reverted"].is_null() && json["latency_ms"]["final"].is_null());
     }
 
     #[test]
@@ -430,8 +494,10 @@ mod tests {
 
     #[test]
     fn what_must_always_hold_is_judged_without_a_threshold() {
-        let broken: [Break<Report>; 8] = [
+        let broken: [Break<Report>; 10] = [
             ("lost", |report| report.lost = 1),
+            ("contradicted later", |report| report.final_reverted = Some(1)),
+            ("not known whether", |report| report.final_unknown = 1),
             ("more than once", |report| report.duplicated = 1),
             ("rejected", |report| report.rejected = Some(2)),
             ("differ", |report| report.nodes_equal = false),
@@ -499,12 +565,15 @@ mod tests {
 
     #[test]
     fn thresholds_of_the_scenario_are_judged_and_unknown_figures_fail_them() {
-        let broken: [Break<Report>; 6] = [
+        let broken: [Break<Report>; 9] = [
             ("dip_ratio", |report| report.faults[0].dip_ratio = Some(0.979)),
             ("dip_ratio", |report| report.faults[0].dip_ratio = None),
             ("resync_s", |report| report.faults[0].resync_s = Some(15.1)),
             ("resync_s", |report| report.faults[0].resync_s = None),
             ("accepted p90", |report| report.latency_ms.accepted = None),
+            ("1 blocks became final during the kill", |report| report.faults[0].final_during = Some(1)),
+            ("unknown number of blocks became final", |report| report.faults[0].final_during = None),
+            ("final p99", |report| report.settings.thresholds.final_p99_ms_max = Some(3_000.0)),
             ("mean", |report| {
                 report.settings.thresholds.mean_tps_min = Some(5_000.0);
             }),

@@ -6,7 +6,8 @@ use crate::api_audit::ApiState;
 use crate::audit::NodeState;
 use crate::latency::{CoursePoint, Percentiles};
 use crate::report::{
-    BlockPoint, DoubleSpends, FaultReport, Host, Latency, LimitReport, Report, Series, StartReport, Throughput,
+    BlockFinal, BlockPoint, DoubleSpends, FaultReport, Host, Latency, LimitReport, Report, Series, StartReport,
+    Throughput,
 };
 use crate::resources::Usage;
 use crate::scenario::Scenario;
@@ -20,7 +21,7 @@ pub(crate) fn sample() -> Report {
         accounts = 100000
         target = "one"
         phases = [{ rate_per_s = 2000 }]
-        faults = [{ kind = "kill", targets = ["node-2", "node-3"], at_s = 20, duration_s = 15 }]
+        faults = [{ kind = "kill", targets = ["node-2", "node-3"], at_s = 20, duration_s = 15, final_during_max = 0 }]
         thresholds = { dip_ratio_min = 0.98, resync_below_outage = true, accepted_p90_ms_max = 1000.0 }
 
         [network]
@@ -32,6 +33,7 @@ pub(crate) fn sample() -> Report {
     .expect("the sample's scenario is valid");
     let state = |node: &str| NodeState { node: node.into(), height: 20, block: "ab".into(), state_root: "cd".into() };
     let percentiles = Some(Percentiles { p50: 20.0, p90: 40.0, p99: 90.0, p999: 200.0, max: 300.0 });
+    let later = percentiles.map(|found| Percentiles { p99: 3_400.0, max: 3_500.0, ..found });
     let block = |height: u64| BlockPoint {
         height,
         slot: 100 + height,
@@ -55,17 +57,19 @@ pub(crate) fn sample() -> Report {
         sent: 100_000,
         accepted: 100_000,
         included: 100_000,
-        finals: None,
+        finals: Some(100_000),
         rejected: Some(0),
         expired: 0,
         refused: BTreeMap::new(),
         lost: 0,
         duplicated: 0,
         listed_again: 0,
-        final_reverted: None,
+        final_reverted: Some(0),
+        final_unknown: 0,
+        block_final_ms: Some(BlockFinal { p50: 3_150, p99: 3_400, max: 3_400, blocks: 16 }),
         double_spends: DoubleSpends::default(),
         throughput_tps: Throughput { mean: Some(1_990.0), best_block: Some(2_010.0), sent: Some(2_000.0) },
-        latency_ms: Latency { accepted: percentiles, included: percentiles, finals: None },
+        latency_ms: Latency { accepted: percentiles, included: percentiles, finals: later },
         receiver_balance: Some("5000050000".into()),
         expected_balance: "5000050000".into(),
         nodes_state: vec![state("node-1"), state("node-2"), state("node-3")],
@@ -90,6 +94,9 @@ pub(crate) fn sample() -> Report {
             checkpoint_due: false,
             dip_defined: true,
             struck: None,
+            final_during: Some(0),
+            final_during_max: Some(0),
+            first_final_s: Some(1.9),
         }],
         resends: BTreeMap::new(),
         blocks_undone: 0,
@@ -103,6 +110,7 @@ pub(crate) fn sample() -> Report {
             blocks: (0..4).map(block).collect(),
             accepted: vec![course(0.0), course(1.0)],
             included: vec![course(0.0), course(1.0)],
+            finals: vec![course(0.0), course(1.0)],
         },
         settings,
     }

@@ -162,6 +162,9 @@ pub struct Fault {
     /// Datagrams of a hundred that a loss drops.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u64>,
+    /// Blocks that may become final while it lasts, at most: 0 if it leaves no quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_during_max: Option<u64>,
 }
 
 /// What is done to a process, or to the network between nodes.
@@ -192,8 +195,8 @@ pub struct Audit {
     pub verify: bool,
 }
 
-/// What must hold besides what always must: nothing lost, nothing twice, every payment in the chain, the receiver's
-/// balance exact and all nodes equal.
+/// What must hold besides what always must: nothing lost, nothing twice, every payment final, nothing final ever taken
+/// back, the receiver's balance exact and all nodes equal.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
@@ -204,6 +207,7 @@ pub struct Thresholds {
     pub accepted_p90_ms_max: Option<f64>,
     pub accepted_p99_ms_max: Option<f64>,
     pub included_p99_ms_max: Option<f64>,
+    pub final_p99_ms_max: Option<f64>,
     /// Of every fault for which the ratio is defined.
     pub dip_ratio_min: Option<f64>,
     /// Of every fault.
@@ -222,7 +226,7 @@ pub struct Timeouts {
     pub run_s: u64,
     /// Until every node is active.
     pub start_s: u64,
-    /// From the last payment answered until all of them are in the chain of all nodes.
+    /// From the last payment answered until all of them are final and all nodes equal.
     pub settle_s: u64,
     /// Until a submission goes to another node.
     pub submit_ms: u64,
@@ -355,7 +359,8 @@ impl Fault {
     /// A fault of processes.
     pub fn of_processes(kind: FaultKind, targets: Vec<String>, at_s: u64, duration_s: u64) -> Self {
         let (groups, nodes, from, to) = Default::default();
-        Self { kind, targets, at_s, duration_s, groups, nodes, from, to, ms: None, jitter_ms: None, percent: None }
+        let (ms, jitter_ms, percent, final_during_max) = Default::default();
+        Self { kind, targets, at_s, duration_s, groups, nodes, from, to, ms, jitter_ms, percent, final_during_max }
     }
 
     fn overlaps(&self, other: &Self) -> bool {

@@ -15,7 +15,9 @@ use crate::audit::{self, AuditError, Verified};
 use crate::book::Book;
 use crate::clock;
 use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
+use crate::events;
 use crate::faults::{FaultError, Faults, Scene};
+use crate::finals::{Finals, SharedFinals};
 use crate::findings::{self, Findings};
 use crate::follow;
 use crate::limit::{self, Limit};
@@ -26,13 +28,14 @@ use crate::relay::Relay;
 use crate::report::Report;
 use crate::resources::{self, Meter, Usage};
 use crate::router::{Preference, Router};
-use crate::scenario::{Phase, Rate, Scenario, ScenarioError, Target};
+use crate::scenario::{API_SERVER, Phase, Rate, Scenario, ScenarioError, Target};
 use crate::schedule::Pacer;
 use crate::stage::{self, Stage, StageError};
 use crate::stored::{self, StoredError};
 use crate::storm_clock::StormClock;
 use crate::tracker::Tracker;
 use crate::watch;
+use crate::witness::{self, Notebook};
 
 /// Between the stage being set and the first payment.
 const BREATH: Duration = Duration::from_millis(500);
@@ -143,9 +146,11 @@ pub struct Run {
     pub book: Arc<Book>,
     pub scene: Scene,
     pub dispatch: Arc<Dispatch>,
+    pub finals: SharedFinals,
     stage: Stage,
     faults: Faults,
-    follower: JoinSet<()>,
+    /// The tracker's follower and the witnesses.
+    ears: JoinSet<()>,
 }
 
 impl Run {
@@ -175,12 +180,13 @@ impl Run {
         let submit_timeout = Duration::from_millis(scenario.timeouts.submit_ms);
         let expected_us = expected_us(&scenario.phases, prepared.meta.payments);
         let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
-        let mut follower = JoinSet::new();
+        let mut ears = JoinSet::new();
         let (nodes, watcher) = (stage.nodes.clone(), stage.watcher.clone());
         let first = scenario.watched_place();
-        follower.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
+        ears.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
         let genesis = prepared.genesis.clone();
-        Self { scenario, genesis, book, scene, dispatch, stage, faults: Faults::default(), follower }
+        let finals = hear_everybody(&genesis, &scene, &stage, &mut ears);
+        Self { scenario, genesis, book, scene, dispatch, finals, stage, faults: Faults::default(), ears }
     }
 
     /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
@@ -220,7 +226,7 @@ impl Run {
         failures.extend(self.stage.relay.as_mut().map(Relay::failures).unwrap_or_default());
         let names = watch::names(&self.scene).await;
         watch::note_fsyncs(&self.scene, &names).await;
-        self.follower.abort_all();
+        self.ears.abort_all();
         let killed = {
             let mut network = self.stage.network.lock().await;
             network.members.iter().for_each(|member| watch::note_usage(&self.scene, member));
@@ -258,6 +264,23 @@ impl Run {
         all.extend(resources::read(std::process::id()).map(|usage| ("loadgen".to_owned(), usage)));
         all
     }
+}
+
+/// Sets a witness on every node, and on the API server's events if there is one.
+fn hear_everybody(genesis: &Genesis, scene: &Scene, stage: &Stage, ears: &mut JoinSet<()>) -> SharedFinals {
+    let nodes = stage.nodes.iter().map(|node| node.name.clone());
+    let sources: Vec<String> = nodes.chain(stage.api.iter().map(|_| API_SERVER.to_owned())).collect();
+    let finals = Arc::new(Mutex::new(Finals::new(genesis, sources)));
+    for (source, node) in stage.nodes.iter().enumerate() {
+        let tracker = Arc::clone(&scene.tracker);
+        let notebook = Notebook { finals: Arc::clone(&finals), tracker, clock: scene.clock };
+        ears.spawn(witness::witness(notebook, source, node.clone(), stage.watcher.clone()));
+    }
+    if let Some(address) = &stage.api {
+        let (finals, http) = (Arc::clone(&finals), stage.http.clone());
+        ears.spawn(events::listen(finals, stage.nodes.len(), http, address.clone()));
+    }
+    finals
 }
 
 fn gates(scenario: &Scenario, stage: &Stage) -> Vec<Gate> {

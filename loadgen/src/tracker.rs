@@ -2,13 +2,14 @@
 //!
 //! It executes nothing: it trusts the node that it follows for what is canonical, and leaves judging roots to the
 //! audit and to `node verify`. Blocks may arrive before their batches, from another chain after a reorganisation, or
-//! not at all when the node dies; then it asks, and after a reconnection it goes on with whichever node answers.
+//! not at all when the node dies; then it asks, and after a reconnection it goes on with whichever node answers. A chain
+//! that does not hold what a certificate made final is nobody's: it is not followed, whoever tells it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use zeni_consensus::message::{FETCH_BATCHES_MAX, LOCATOR_MAX, Message};
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, Genesis, GenesisId, StateRoot};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, FinalBlock, Genesis, GenesisId, StateRoot, TransactionId};
 
 use crate::book::{Book, Tick};
 use crate::plan::Plan;
@@ -17,6 +18,9 @@ use crate::plan::Plan;
 const ASK_AGAIN: u32 = 100_000;
 /// Batches that are asked for at a time.
 const ASKED_MAX: usize = 4 * FETCH_BATCHES_MAX;
+/// Final blocks that wait for the tracked chain to reach them, at most: the lowest gives way, for a higher one makes it
+/// final too.
+const AWAITED_MAX: usize = 1_024;
 
 /// A canonical block as the storm sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,31 +40,26 @@ pub struct Listed {
     pub ours: u64,
     /// When the tracker first heard of it.
     pub seen: Tick,
+    /// When it was known to be final.
+    pub finalised: Option<Tick>,
     applied: bool,
 }
 
-/// The follower of the chain.
+/// What a batch holds, as far as the storm cares.
 #[derive(Debug)]
-pub struct Tracker {
-    plan: Plan,
-    genesis: GenesisId,
-    book: Arc<Book>,
-    /// The canonical chain as far as it is known, genesis first.
-    chain: Vec<Listed>,
-    heights: HashMap<BlockId, usize>,
-    /// Indices of the storm's payments in each batch that was seen, and how many payments it holds in all.
-    batches: HashMap<BatchDigest, (Box<[u32]>, u32)>,
-    asked_batches: HashMap<BatchDigest, Tick>,
-    asked_blocks: Option<Tick>,
-    best_height: u64,
-    undone: u64,
-    foreign: u64,
+struct Contents {
+    /// Indices of the storm's payments.
+    ours: Box<[u32]>,
+    /// Payments in all.
+    payments: u32,
+    /// Ids of watched payments, in their order.
+    watched: Box<[TransactionId]>,
 }
 
-impl Tracker {
-    pub fn new(plan: Plan, genesis: &Genesis, book: Arc<Book>) -> Self {
-        let id = genesis.block_id();
-        let root = Listed {
+impl Listed {
+    /// Genesis, where the chain begins.
+    pub(crate) fn genesis(id: BlockId) -> Self {
+        Self {
             id,
             height: 0,
             slot: 0,
@@ -72,15 +71,51 @@ impl Tracker {
             payments: 0,
             ours: 0,
             seen: Tick(0),
+            finalised: None,
             applied: true,
-        };
+        }
+    }
+}
+
+/// The follower of the chain.
+#[derive(Debug)]
+pub struct Tracker {
+    plan: Plan,
+    genesis: GenesisId,
+    book: Arc<Book>,
+    /// The canonical chain as far as it is known, genesis first.
+    chain: Vec<Listed>,
+    heights: HashMap<BlockId, usize>,
+    batches: HashMap<BatchDigest, Contents>,
+    /// Payments besides the storm's own whose places in the chain are wanted.
+    watched: HashSet<TransactionId>,
+    /// Place of the highest block of the chain that is final and written into the book.
+    root: usize,
+    /// Final blocks above the root by height, and when they were told.
+    awaited: BTreeMap<u64, (BlockId, Tick)>,
+    /// The followed node told a chain that does not hold what is final.
+    beside: bool,
+    asked_batches: HashMap<BatchDigest, Tick>,
+    asked_blocks: Option<Tick>,
+    best_height: u64,
+    undone: u64,
+    foreign: u64,
+}
+
+impl Tracker {
+    pub fn new(plan: Plan, genesis: &Genesis, book: Arc<Book>) -> Self {
+        let id = genesis.block_id();
         Self {
             plan,
             genesis: genesis.id(),
             book,
-            chain: vec![root],
+            chain: vec![Listed::genesis(id)],
             heights: [(id, 0)].into(),
             batches: HashMap::new(),
+            watched: HashSet::new(),
+            root: 0,
+            awaited: BTreeMap::new(),
+            beside: false,
             asked_batches: HashMap::new(),
             asked_blocks: None,
             best_height: 0,
@@ -98,6 +133,38 @@ impl Tracker {
     pub fn head(&self) -> &Listed {
         let applied = self.chain.partition_point(|block| block.applied);
         &self.chain[applied - 1]
+    }
+
+    /// The last final block that the tracked chain holds, or genesis.
+    pub fn root(&self) -> &Listed {
+        &self.chain[self.root]
+    }
+
+    /// Wants to know where these payments are listed. To be called before any batch that holds one is heard.
+    pub fn watch(&mut self, ids: impl IntoIterator<Item = TransactionId>) {
+        self.watched.extend(ids);
+    }
+
+    /// Watched payments in the order in which final blocks list them: the first of two with one sequence wins.
+    pub fn watched_final(&self) -> Vec<TransactionId> {
+        let digests = self.chain[..=self.root].iter().flat_map(|block| &block.digests);
+        digests.flat_map(|digest| self.batches[digest].watched.iter().copied()).collect()
+    }
+
+    /// Whether the followed node told a chain that does not hold what is final since this was asked last.
+    pub fn stood_beside(&mut self) -> bool {
+        std::mem::take(&mut self.beside)
+    }
+
+    /// A certificate says that a block and all below it are final.
+    pub fn on_final(&mut self, block: FinalBlock, now: Tick) {
+        if block.height > self.root().height {
+            self.awaited.entry(block.height).or_insert((block.id, now));
+        }
+        if self.awaited.len() > AWAITED_MAX {
+            self.awaited.pop_first();
+        }
+        self.finalise();
     }
 
     /// The greatest height that the followed nodes told.
@@ -184,13 +251,18 @@ impl Tracker {
         self.apply(now)
     }
 
-    /// Puts a block on the chain, after taking back what its branch does not hold. False if its parent is unknown.
+    /// Puts a block on the chain, after taking back what its branch does not hold. False if its parent is unknown. One
+    /// beside what is final is left out.
     fn extend(&mut self, block: &Block, now: Tick) -> bool {
         let id = block.id(&self.genesis);
         if self.heights.contains_key(&id) {
             return true;
         }
         let Some(parent) = self.heights.get(&block.header.parent).copied() else { return false };
+        if parent < self.root {
+            self.beside = true;
+            return true;
+        }
         self.take_back(parent + 1);
         let header = &block.header;
         self.best_height = self.best_height.max(header.height);
@@ -207,6 +279,7 @@ impl Tracker {
             payments: 0,
             ours: 0,
             seen: now,
+            finalised: None,
             applied: false,
         });
         true
@@ -220,8 +293,8 @@ impl Tracker {
                 continue;
             }
             for digest in &block.digests {
-                let (indices, _) = self.batches.get(digest).expect("an applied block's batches are kept");
-                indices.iter().for_each(|index| self.book.exclude(u64::from(*index)));
+                let contents = self.batches.get(digest).expect("an applied block's batches are kept");
+                contents.ours.iter().for_each(|index| self.book.exclude(u64::from(*index)));
             }
         }
     }
@@ -232,12 +305,18 @@ impl Tracker {
         if self.batches.contains_key(&digest) {
             return;
         }
-        let indices: Box<[u32]> = (batch.payments.iter())
-            .filter_map(|payment| self.plan.index_of(payment))
-            .map(|index| u32::try_from(index).expect("a storm has fewer than 2^32 payments"))
-            .collect();
-        self.foreign += (batch.payments.len() - indices.len()) as u64;
-        self.batches.insert(digest, (indices, batch.payments.len() as u32));
+        let (mut ours, mut watched) = (Vec::with_capacity(batch.payments.len()), Vec::new());
+        for payment in &batch.payments {
+            if let Some(index) = self.plan.index_of(payment) {
+                ours.push(u32::try_from(index).expect("a storm has fewer than 2^32 payments"));
+            } else if !self.watched.is_empty() {
+                watched.push(payment.id(&self.genesis));
+            }
+        }
+        watched.retain(|id| self.watched.contains(id));
+        let payments = batch.payments.len() as u32;
+        self.foreign += u64::from(payments) - ours.len() as u64;
+        self.batches.insert(digest, Contents { ours: ours.into(), payments, watched: watched.into() });
     }
 
     /// Writes blocks into the book as far as their batches are here, in order, and asks for those that are not.
@@ -246,7 +325,29 @@ impl Tracker {
         while place < self.chain.len() && self.apply_one(place) {
             place += 1;
         }
+        self.finalise();
         self.ask_batches(place, now)
+    }
+
+    /// Moves the root up to the highest final block that is written into the book, and writes there what that makes final.
+    fn finalise(&mut self) {
+        let written = self.chain.partition_point(|block| block.applied);
+        let reached = self.awaited.values().rev().find_map(|(id, told)| {
+            let place = *self.heights.get(id)?;
+            (place < written).then_some((place, *told))
+        });
+        let Some((root, told)) = reached else { return };
+        for block in &mut self.chain[self.root + 1..=root] {
+            // A chain that is heard late shows the block later than its certificate.
+            let at = told.max(block.seen);
+            block.finalised = Some(at);
+            for digest in &block.digests {
+                self.batches[digest].ours.iter().for_each(|index| self.book.finalise(u64::from(*index), at));
+            }
+        }
+        self.root = root;
+        let height = self.chain[root].height;
+        self.awaited.retain(|awaited, _| *awaited > height);
     }
 
     fn apply_one(&mut self, place: usize) -> bool {
@@ -255,9 +356,9 @@ impl Tracker {
             return false;
         }
         for digest in &block.digests {
-            let (indices, payments) = &self.batches[digest];
-            block.payments += u64::from(*payments);
-            for index in indices {
+            let contents = &self.batches[digest];
+            block.payments += u64::from(contents.payments);
+            for index in &contents.ours {
                 block.ours += u64::from(self.book.include(u64::from(*index), block.seen));
             }
         }
@@ -308,6 +409,7 @@ mod tests {
     use crate::prepare::{Parameters, prepare};
     use zeni_consensus::{Mode, Status};
     use zeni_ledger::block::transactions_root;
+    use zeni_ledger::payment::PaymentBody;
     use zeni_ledger::{BlockHeader, ReceiptsRoot, ValidatorIndex};
 
     /// A storm of 40 payments, cut into 8 batches of 5, and a tracker of it.
@@ -320,8 +422,7 @@ mod tests {
 
     fn scene() -> Scene {
         let root = tempfile::tempdir().unwrap();
-        let parameters =
-            Parameters { seed: 3, accounts: 40, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 };
+        let parameters = Parameters { accounts: 40, ..Parameters::small(3) };
         let prepared = prepare(root.path(), &parameters, 1_760_000_000_000).unwrap();
         let bytes = std::fs::read(prepared.payments_file()).unwrap();
         let payments = zeni_ledger::Payment::slice_from_bytes(&bytes).unwrap();
@@ -467,6 +568,90 @@ mod tests {
         assert_eq!((tally.included, tally.listed_again, scene.tracker.blocks()[1].ours), (5, 5, 0));
     }
 
+    impl Scene {
+        fn certify(&mut self, block: &Block, at: u32) {
+            let block = FinalBlock { id: block.id(&self.genesis.id()), height: block.header.height };
+            self.tracker.on_final(block, Tick(at));
+        }
+
+        fn finals(&self) -> u64 {
+            self.tracker.book.finals()
+        }
+    }
+
+    #[test]
+    fn a_certificate_makes_its_block_and_all_below_it_final() {
+        let mut scene = scene();
+        scene.push(&[0, 1, 2]);
+        let first = scene.block(None, &[0], 0);
+        let second = scene.block(Some(&first), &[1], 0);
+        let third = scene.block(Some(&second), &[2], 0);
+        for block in [&first, &second, &third] {
+            scene.tracker.on_message(Message::Block(Arc::clone(block)), Tick(7));
+        }
+        assert_eq!(scene.finals(), 0);
+        scene.certify(&second, 50);
+        assert_eq!((scene.finals(), scene.tracker.root().height), (10, 2));
+        assert_eq!((scene.tracker.book.finalised(0), scene.tracker.book.finalised(10)), (Some(Tick(50)), None));
+        scene.certify(&first, 60);
+        assert_eq!((scene.finals(), scene.tracker.book.finalised(0)), (10, Some(Tick(50))), "it was final before");
+    }
+
+    #[test]
+    fn a_certificate_before_its_block_or_its_batches_waits_for_them() {
+        let mut scene = scene();
+        let first = scene.block(None, &[0], 0);
+        let second = scene.block(Some(&first), &[1], 0);
+        scene.push(&[0]);
+        scene.certify(&second, 5);
+        scene.tracker.on_message(Message::Blocks(vec![first, second]), Tick(9));
+        assert_eq!(scene.finals(), 0, "the second block's batch is missing");
+        scene.push(&[1]);
+        assert_eq!((scene.finals(), scene.tracker.book.finalised(5)), (10, Some(Tick(9))), "never before it was seen");
+    }
+
+    #[test]
+    fn a_chain_beside_what_is_final_is_not_followed() {
+        let mut scene = scene();
+        scene.push(&[0, 1, 2]);
+        let base = scene.block(None, &[0], 0);
+        let right = scene.block(Some(&base), &[1], 1);
+        let wrong = scene.block(Some(&base), &[2], 2);
+        for block in [&base, &right] {
+            scene.tracker.on_message(Message::Block(Arc::clone(block)), Tick(1));
+        }
+        scene.certify(&right, 2);
+        assert!(!scene.tracker.stood_beside());
+        scene.tracker.on_message(Message::Block(wrong), Tick(3));
+        assert_eq!((scene.finals(), scene.listed(), scene.tracker.undone()), (10, 10, 0));
+        assert!(scene.tracker.stood_beside() && !scene.tracker.stood_beside(), "it is told once");
+    }
+
+    #[test]
+    fn watched_payments_are_told_in_the_order_of_the_final_chain() {
+        let mut scene = scene();
+        let id = scene.genesis.id();
+        let stranger = |reference: u8| {
+            let body = PaymentBody { reference: [reference; 16], ..scene.batches[0].payments[0].body() };
+            body.sign(&scene.key, &id)
+        };
+        let (one, two, other) = (stranger(0xf1), stranger(0xf2), stranger(0xf3));
+        for (number, payments) in [vec![two], vec![other, one]].into_iter().enumerate() {
+            scene.batches.push(Batch::sign(ValidatorIndex(1), number as u64, payments, &scene.key, &id));
+        }
+        scene.tracker.watch([one.id(&id), two.id(&id)]);
+        scene.push(&[8, 9]);
+        let first = scene.block(None, &[9], 0);
+        let second = scene.block(Some(&first), &[8], 0);
+        for block in [&first, &second] {
+            scene.tracker.on_message(Message::Block(Arc::clone(block)), Tick(1));
+        }
+        assert!(scene.tracker.watched_final().is_empty());
+        scene.certify(&second, 2);
+        assert_eq!(scene.tracker.watched_final(), [one.id(&id), two.id(&id)]);
+        assert_eq!(scene.tracker.foreign(), 3);
+    }
+
     #[test]
     fn a_gap_is_asked_for_with_a_locator_and_filled() {
         let mut scene = scene();
@@ -519,7 +704,7 @@ mod tests {
             weight: 3,
             pool: 0,
             decision: 0,
-            last_final: zeni_ledger::FinalBlock { id: scene.genesis.block_id(), height: 0 },
+            last_final: FinalBlock { id: scene.genesis.block_id(), height: 0 },
         };
         assert!(asks_for_blocks(&scene.tracker.on_message(Message::Status(status), Tick(1))));
         assert_eq!(scene.tracker.best_height(), 9);

@@ -86,8 +86,10 @@ fn tell(scene: &Scene, book: &Book, before: u64) -> u64 {
     let up: String = scene.links.iter().map(|link| if link.is_up() { '●' } else { '○' }).collect();
     let seconds = scene.clock.now_us() / 1_000_000;
     let mut line = format!(
-        "{seconds:>5} s  nodes {up}  height {height}  sent {sent}  accepted {accepted} (+{}/s)  included {included} of {}",
+        "{seconds:>5} s  nodes {up}  height {height}  sent {sent}  accepted {accepted} (+{}/s)  included {included}, final \
+         {} of {}",
         accepted.saturating_sub(before),
+        book.finals(),
         book.len(),
     );
     if refused > 0 {

@@ -134,6 +134,7 @@ impl Scenario {
             ("accepted_p90_ms_max", thresholds.accepted_p90_ms_max),
             ("accepted_p99_ms_max", thresholds.accepted_p99_ms_max),
             ("included_p99_ms_max", thresholds.included_p99_ms_max),
+            ("final_p99_ms_max", thresholds.final_p99_ms_max),
             ("dip_ratio_min", thresholds.dip_ratio_min),
             ("resync_s_max", thresholds.resync_s_max),
         ];
