@@ -247,7 +247,7 @@ impl Finals {
                     }
                 }
                 Told::Back { height } => {
-                    contradicted.extend(held.filter(|held| held.height > height).map(|held| held.id))
+                    contradicted.extend(held.filter(|held| held.height > height).map(|held| held.id));
                 }
             }
             if let Some(place) = told.iter().rposition(|block| self.descends(&head, &block.id)) {
