@@ -32,3 +32,5 @@ golden=../schemas/tests/golden
 for frame in hello message request reply; do
     seed "schemas_$frame" "$golden/$frame"_*.hex
 done
+
+seed consensus_evidence ../consensus/tests/golden/evidence_*.hex

@@ -227,7 +227,8 @@ async fn the_loser_of_a_double_spend_that_a_block_lists_is_known_without_its_sub
 #[tokio::test]
 async fn a_block_that_is_abandoned_while_it_is_read_is_not_told_final() {
     let world = Arc::new(World::new());
-    let harness = Harness::new(&world, vec![accepting(&world).at]);
+    let node = accepting(&world);
+    let harness = Harness::new(&world, vec![node.at.clone()]);
     let (mut first, mut second) = (Branch::new(&world), Branch::new(&world));
     first.extend(vec![world.pay(0, 1, 0, 1)]);
     second.skip(3);

@@ -215,7 +215,9 @@ impl Core {
             Input::Connected(validator) => self.connected(validator, out),
             Input::Disconnected(validator) => self.replica.peers.disconnected(validator),
             Input::Message { from, message } => self.receive(now, from, message, archive, out)?,
-            Input::BadBatch { author, digest } => out.push(Effect::Event(Event::BadBatch { author, digest })),
+            Input::BadBatch { author, digest, batch, unsigned } => {
+                out.push(Effect::Event(Event::BadBatch { author, digest, batch, unsigned }));
+            }
             Input::DiskFull(full) => self.disk_full = full,
         }
         self.cut_if_due(now, out);

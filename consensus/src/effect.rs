@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{BatchDigest, BlockId, CommitCertificate, Undo, ValidatorIndex};
+use zeni_ledger::{Batch, BatchDigest, BlockId, CommitCertificate, SignedHeader, Undo, ValidatorIndex};
 
 use crate::archive::{Record, SafetyRecord};
 use crate::chain::ChainChange;
@@ -61,6 +61,9 @@ pub enum Event {
     BadBatch {
         author: ValidatorIndex,
         digest: BatchDigest,
+        batch: Arc<Batch>,
+        /// The place of the first payment that its payer did not sign.
+        unsigned: u16,
     },
     /// Two blocks of one proposer for one slot.
     Equivocation {
@@ -68,6 +71,8 @@ pub enum Event {
         slot: u64,
         first: BlockId,
         second: BlockId,
+        /// As they were signed.
+        headers: Box<[SignedHeader; 2]>,
     },
     /// A block and everything below it can never be taken back. It is canonical here.
     Final(CommitCertificate),

@@ -1,6 +1,8 @@
 //! What happens to a core.
 
-use zeni_ledger::{BatchDigest, Payment, TransactionId, ValidatorIndex};
+use std::sync::Arc;
+
+use zeni_ledger::{Batch, BatchDigest, Payment, TransactionId, ValidatorIndex};
 
 use crate::message::Message;
 
@@ -29,8 +31,9 @@ pub enum Input {
     Disconnected(ValidatorIndex),
     /// A message of an authenticated peer. Batches in it are verified; the signature of a block is not yet.
     Message { from: Peer, message: Message },
-    /// A batch signed by `author` holds a payment whose signature does not verify: evidence against the author.
-    BadBatch { author: ValidatorIndex, digest: BatchDigest },
+    /// A batch signed by `author` holds payments whose signatures do not verify, the first of them at `unsigned`: evidence
+    /// against the author.
+    BadBatch { author: ValidatorIndex, digest: BatchDigest, batch: Arc<Batch>, unsigned: u16 },
     /// The shell says whether the disk has room: while it has not, payments are refused.
     DiskFull(bool),
 }

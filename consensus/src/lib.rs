@@ -13,6 +13,7 @@ pub mod chain;
 pub mod core;
 mod early;
 pub mod effect;
+pub mod evidence;
 pub mod finality;
 pub mod follower;
 pub mod input;
@@ -31,6 +32,7 @@ pub use archive::{Archive, ArchiveError, BatchMeta, CheckpointDelta, Record, Saf
 pub use chain::{Applied, ChainChange};
 pub use core::{Config, Core, Recovered};
 pub use effect::{Effect, Event, HaltReason};
+pub use evidence::{Evidence, EvidenceId};
 pub use follower::Follower;
 pub use input::{Input, Peer, RequestId};
 pub use message::{Message, Mode, Status};

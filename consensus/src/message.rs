@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use zeni_ledger::{BatchDigest, Block, BlockId, FinalBlock, ValidatorIndex, VerifiedBatch};
 
+use crate::evidence::Evidence;
 use crate::finality::FinalityMessage;
 
 /// Digests in one message, at most (128 KiB of them).
@@ -87,6 +88,8 @@ pub enum Message<B = VerifiedBatch> {
     Missing(Vec<BatchDigest>),
     /// What the finality engine says.
     Finality(Box<FinalityMessage>),
+    /// What a node saw a validator do wrong; to followers alone.
+    Evidence(Box<Evidence>),
 }
 
 impl<B> Message<B> {
@@ -104,6 +107,7 @@ impl<B> Message<B> {
             Self::FetchBatches(digests) => Message::FetchBatches(digests),
             Self::Missing(digests) => Message::Missing(digests),
             Self::Finality(message) => Message::Finality(message),
+            Self::Evidence(evidence) => Message::Evidence(evidence),
         })
     }
 }

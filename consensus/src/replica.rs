@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use zeni_ledger::{Block, BlockId, CommitCertificate, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{Block, BlockId, CommitCertificate, SignedHeader, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, Record};
 use crate::batches::BatchIndex;
@@ -51,7 +51,7 @@ pub(crate) struct Replica {
     block_sync: BlockSync,
     orphans: BTreeMap<BlockId, (Arc<Block>, Option<ValidatorIndex>)>,
     held: BTreeMap<(u64, ValidatorIndex), Held>,
-    seen: BTreeMap<(u64, ValidatorIndex), Vec<BlockId>>,
+    seen: BTreeMap<(u64, ValidatorIndex), Vec<(BlockId, SignedHeader)>>,
     /// The heaviest known block, complete or not: where a new question for blocks begins.
     tip: BlockId,
     /// The last block of the last answer: where the next question begins while answers bring something new. (A branch
@@ -125,9 +125,11 @@ impl Replica {
     /// Keeps a block until its slot begins: one of each proposer and slot, the nearest slots if there are too many.
     fn hold(&mut self, id: BlockId, block: Arc<Block>, from: Option<ValidatorIndex>, out: &mut Vec<Effect>) {
         let (slot, proposer) = (block.header.slot, block.header.proposer);
-        let first = self.held.entry((slot, proposer)).or_insert(Held { id, block, from }).id;
-        if first != id {
-            out.push(Effect::Event(Event::Equivocation { proposer, slot, first, second: id }));
+        let second = block.signed_header();
+        let first = self.held.entry((slot, proposer)).or_insert(Held { id, block, from });
+        if first.id != id {
+            let headers = Box::new([first.block.signed_header(), second]);
+            out.push(Effect::Event(Event::Equivocation { proposer, slot, first: first.id, second: id, headers }));
         }
         if self.held.len() > HELD_MAX {
             self.held.pop_last();
@@ -168,12 +170,13 @@ impl Replica {
         let oldest = self.chain.head_node().slot.saturating_sub(SEEN_SLOTS);
         self.seen = self.seen.split_off(&(oldest, ValidatorIndex(0)));
         let blocks = self.seen.entry((slot, proposer)).or_default();
-        if !blocks.contains(&id) {
-            if let Some(first) = blocks.first() {
-                out.push(Effect::Event(Event::Equivocation { proposer, slot, first: *first, second: id }));
+        if blocks.iter().all(|(seen, _)| *seen != id) {
+            if let Some((first, header)) = blocks.first() {
+                let headers = Box::new([*header, block.signed_header()]);
+                out.push(Effect::Event(Event::Equivocation { proposer, slot, first: *first, second: id, headers }));
             }
             if blocks.len() <= BLOCKS_PER_SLOT_MAX {
-                blocks.push(id);
+                blocks.push((id, block.signed_header()));
             }
         }
         blocks.len()

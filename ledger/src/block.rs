@@ -2,7 +2,8 @@
 //!
 //! Canonical bytes of the header: version u16, proposer u16, rank u16, reserved u16 (0), height u64, slot u64,
 //! parent 32, transactions root 32, state root 32, receipts root 32, receipts u32, digests u32. Of the block: header,
-//! digests, signature 64. The block id covers domain, genesis id and header; the transactions root binds the digests.
+//! digests, signature 64. The block id covers domain, genesis id and header; the transactions root binds the digests. So
+//! a header and a signature, without the digests, are all that shows who signed what: [`SignedHeader`].
 
 use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::hash::{BatchDigest, BlockId, GenesisId, ReceiptsRoot, StateRoot, TransactionsRoot, hash_parts};
@@ -17,6 +18,8 @@ pub const BLOCK_BYTES_MAX: usize = HEADER_BYTES + 64 + BLOCK_BATCHES_LIMIT * 32;
 
 /// Bytes of an encoded header.
 pub const HEADER_BYTES: usize = 8 + 8 + 8 + 4 * 32 + 4 + 4;
+/// Bytes of a signed header.
+pub const SIGNED_HEADER_BYTES: usize = HEADER_BYTES + 64;
 
 const VERSION: u16 = 1;
 const DOMAIN: &str = "zeni block v1";
@@ -37,6 +40,15 @@ pub struct BlockHeader {
     pub receipts_root: ReceiptsRoot,
     /// Receipts below `receipts_root`.
     pub receipts: u32,
+}
+
+/// What a block's proposer signed, and its signature: a block without its digests. Canonical bytes: header, signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedHeader {
+    pub header: BlockHeader,
+    /// Digests that the block lists.
+    pub digests: u32,
+    pub signature: SignatureBytes,
 }
 
 /// A block in its canonical form. Well-formed, which says nothing yet about its signature or its roots.
@@ -105,6 +117,29 @@ impl SealedHeader {
     }
 }
 
+impl SignedHeader {
+    /// The name of the block.
+    pub fn id(&self, genesis: &GenesisId) -> BlockId {
+        self.sealed().id(genesis)
+    }
+
+    fn sealed(&self) -> SealedHeader {
+        SealedHeader { header: self.header, digests: self.digests }
+    }
+
+    /// Writes the canonical bytes.
+    pub fn encode(&self, encoder: &mut Encoder) {
+        self.sealed().encode(encoder);
+        encoder.raw(&self.signature.0);
+    }
+
+    /// Reads canonical bytes. Says nothing about the signature.
+    pub fn decode(decoder: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        let SealedHeader { header, digests } = SealedHeader::decode(decoder)?;
+        Ok(Self { header, digests, signature: SignatureBytes(decoder.array()?) })
+    }
+}
+
 impl Block {
     /// A block signed by its proposer. The header's transactions root must be that of the digests.
     pub fn sign(
@@ -127,6 +162,11 @@ impl Block {
     /// The header with the number of digests, from which the id is made.
     pub fn sealed_header(&self) -> SealedHeader {
         SealedHeader { header: self.header, digests: self.digests.len() as u32 }
+    }
+
+    /// The block without its digests.
+    pub fn signed_header(&self) -> SignedHeader {
+        SignedHeader { header: self.header, digests: self.digests.len() as u32, signature: self.signature }
     }
 
     /// The canonical bytes.
@@ -193,6 +233,21 @@ mod tests {
             let bytes = block.to_bytes();
             assert_eq!(bytes.len(), block.encoded_len());
             assert_eq!(Block::from_bytes(&bytes), Ok(block));
+        }
+    }
+
+    #[test]
+    fn a_signed_header_has_the_blocks_id_and_its_bytes_round_trip() {
+        let (block, genesis) = (block(3), GenesisId([9; 32]));
+        let signed = block.signed_header();
+        assert_eq!(signed.id(&genesis), block.id(&genesis));
+        let mut encoder = Encoder::default();
+        signed.encode(&mut encoder);
+        let bytes = encoder.finish();
+        assert_eq!(bytes.len(), SIGNED_HEADER_BYTES);
+        assert_eq!(SignedHeader::decode(&mut Decoder::new(&bytes)), Ok(signed));
+        for length in 0..bytes.len() {
+            assert!(SignedHeader::decode(&mut Decoder::new(&bytes[..length])).is_err(), "{length} bytes were read");
         }
     }
 

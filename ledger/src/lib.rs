@@ -31,7 +31,7 @@ pub mod window;
 pub use account::Account;
 pub use amount::{Amount, Balance, Sequence, TokenId};
 pub use batch::{Batch, VerifiedBatch};
-pub use block::{Block, BlockHeader};
+pub use block::{Block, BlockHeader, SignedHeader};
 pub use encoding::DecodeError;
 pub use finality::{CommitCertificate, FinalBlock};
 pub use finality_receipt::FinalityReceipt;

@@ -25,7 +25,7 @@ use self::equation::{Equation, SINGLES_MAX};
 use self::lanes::{SHORT_DIGITS, Term, signed_digits};
 pub use self::memo::Memo;
 use crate::batch::Batch;
-use crate::block::Block;
+use crate::block::{Block, SignedHeader};
 use crate::hash::GenesisId;
 use crate::identity::{PublicKey, SignatureBytes};
 use crate::payment::Payment;
@@ -90,6 +90,20 @@ impl Batch {
     /// Whether `author` signed this batch for the ledger `genesis`. Says nothing of the payments in it.
     pub fn author_signature_holds(&self, genesis: &GenesisId, author: &PublicKey) -> bool {
         verify(&Claim { key: *author, message: self.digest(genesis).as_bytes(), signature: self.signature })
+    }
+}
+
+impl Payment {
+    /// Whether its payer signed it for the ledger `genesis`.
+    pub fn signature_holds(&self, genesis: &GenesisId) -> bool {
+        verify(&Claim { key: self.signer(), message: &self.signed_bytes(genesis), signature: self.signature() })
+    }
+}
+
+impl SignedHeader {
+    /// Whether `proposer` signed it for the ledger `genesis`.
+    pub fn signature_holds(&self, genesis: &GenesisId, proposer: &PublicKey) -> bool {
+        verify(&Claim { key: *proposer, message: self.id(genesis).as_bytes(), signature: self.signature })
     }
 }
 

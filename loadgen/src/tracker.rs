@@ -231,7 +231,8 @@ impl Tracker {
             | Message::FetchBlocks { .. }
             | Message::FetchAncestors { .. }
             | Message::FetchBatches(_)
-            | Message::Finality(_) => Vec::new(),
+            | Message::Finality(_)
+            | Message::Evidence(_) => Vec::new(),
         }
     }
 

@@ -26,9 +26,10 @@ pub fn deliver(checked: Checked, core: &CoreSender) {
                 let message = Message::Batch(batch);
                 core.bulk(Task::Step(Input::Message { from, message }), Some(passage));
             }
-            BatchVerdict::BadPayment { author, digest, bad } => {
+            BatchVerdict::BadPayment { batch, digest, first, bad } => {
                 count_signatures(payments - bad, bad);
-                core.control(Task::Step(Input::BadBatch { author, digest }), Some(passage));
+                let input = Input::BadBatch { author: batch.author, digest, batch, unsigned: first };
+                core.control(Task::Step(input), Some(passage));
             }
             BatchVerdict::BadAuthor => {
                 counter!("zeni_misbehaviour_total", "kind" => "bad_author").increment(1);

@@ -34,11 +34,11 @@ pub fn observe(event: &Event) {
             counter!("zeni_misbehaviour_total", "kind" => *what).increment(1);
             warn!(?peer, what, "misbehaviour");
         }
-        Event::BadBatch { author, digest } => {
+        Event::BadBatch { author, digest, .. } => {
             counter!("zeni_misbehaviour_total", "kind" => "bad_batch").increment(1);
             error!(%author, %digest, "evidence: a validator signed a batch with a bad payment signature");
         }
-        Event::Equivocation { proposer, slot, first, second } => {
+        Event::Equivocation { proposer, slot, first, second, .. } => {
             counter!("zeni_misbehaviour_total", "kind" => "equivocation").increment(1);
             error!(%proposer, slot, %first, %second, "evidence: a validator signed two blocks for one slot");
         }

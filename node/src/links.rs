@@ -160,6 +160,7 @@ pub const fn kind<B>(message: &Message<B>) -> &'static str {
         Message::FetchBatches(_) => "fetch_batches",
         Message::Missing(_) => "missing",
         Message::Finality(_) => "finality",
+        Message::Evidence(_) => "evidence",
     }
 }
 

@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, Vector, WIPOffset};
-use zeni_consensus::Message;
+use zeni_consensus::evidence::EVIDENCE_BYTES_MAX;
 use zeni_consensus::finality::FinalityMessage;
 use zeni_consensus::finality::message::FINALITY_MESSAGE_BYTES_MAX;
 use zeni_consensus::message::{
     FETCH_BATCHES_MAX, LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, MESSAGE_DIGESTS_MAX, Status,
     VALIDATORS_MAX,
 };
+use zeni_consensus::{Evidence, Message};
 use zeni_ledger::batch::BATCH_BYTES_MAX;
 use zeni_ledger::block::BLOCK_BYTES_MAX;
 use zeni_ledger::{Batch, BatchDigest, Block, BlockId, FinalBlock, ValidatorIndex};
@@ -33,7 +34,7 @@ const BLOCKS_BYTES_MAX: usize = max(MESSAGE_BLOCKS_BYTES_MAX, BLOCK_BYTES_MAX);
 const BLOCK_TABLE_BYTES: usize = 32;
 const DIGEST_BYTES: usize = 32;
 const ECHO_BYTES: usize = 16;
-/// Bytes of most messages about finality; a builder grows for the others.
+/// Bytes of most messages about finality and of most evidence; a builder grows for the others.
 const FINALITY_BYTES: usize = 512;
 
 const FRAME: FrameKind =
@@ -57,6 +58,7 @@ const fn frame_bytes_max(body: wire::MessageBody) -> Option<usize> {
         wire::MessageBody::Blocks => return Some(CONTROL_FRAME_BYTES_MAX),
         wire::MessageBody::FetchBatches => FETCH_BATCHES_MAX * DIGEST_BYTES,
         wire::MessageBody::Finality => FINALITY_MESSAGE_BYTES_MAX,
+        wire::MessageBody::Evidence => EVIDENCE_BYTES_MAX,
         _ => return None,
     };
     Some(contents + ENVELOPE_BYTES)
@@ -102,7 +104,7 @@ fn contents_len<B: AsBatch>(message: &Message<B>) -> usize {
         Message::FetchBlocks { locator } => locator.len() * DIGEST_BYTES,
         Message::FetchAncestors { .. } => DIGEST_BYTES,
         Message::Blocks(blocks) => blocks.iter().map(|block| block.encoded_len() + BLOCK_TABLE_BYTES).sum(),
-        Message::Finality(_) => FINALITY_BYTES,
+        Message::Finality(_) | Message::Evidence(_) => FINALITY_BYTES,
     }
 }
 
@@ -154,6 +156,11 @@ fn encode_body<B: AsBatch>(
             let bytes = Some(byte_vector(builder, &message.to_bytes()));
             let table = wire::Finality::create(builder, &wire::FinalityArgs { bytes });
             (wire::MessageBody::Finality, table.as_union_value())
+        }
+        Message::Evidence(evidence) => {
+            let bytes = Some(byte_vector(builder, &evidence.to_bytes()));
+            let table = wire::Evidence::create(builder, &wire::EvidenceArgs { bytes });
+            (wire::MessageBody::Evidence, table.as_union_value())
         }
     }
 }
@@ -242,6 +249,10 @@ fn decode_body(root: &wire::Message<'_>) -> Result<Option<Message<Batch>>, WireE
         let message = FinalityMessage::from_bytes(table.bytes().bytes());
         let message = message.map_err(|source| WireError::Contents { what: "finality message", source })?;
         Message::Finality(Box::new(message))
+    } else if let Some(table) = root.body_as_evidence() {
+        let evidence = Evidence::from_bytes(table.bytes().bytes());
+        let evidence = evidence.map_err(|source| WireError::Contents { what: "evidence", source })?;
+        Message::Evidence(Box::new(evidence))
     } else {
         return Ok(None);
     };

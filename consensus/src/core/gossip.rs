@@ -47,6 +47,10 @@ impl Core {
             }
             Message::Pool(digests) => self.receive_pool(validator, &digests, out),
             Message::Finality(message) => self.receive_finality(now, validator, *message, out)?,
+            // Each node keeps what it saw itself.
+            Message::Evidence(_) => {
+                out.push(Effect::Event(Event::Misbehaviour { peer: from, what: "evidence for followers" }));
+            }
             // Served above, or answered outside the core.
             _ => {}
         }

@@ -3,11 +3,18 @@
 //!
 //! Each function returns whether it accepted the bytes.
 
+use zeni_consensus::Evidence;
 use zeni_consensus::finality::{FinalityMessage, LogEntry};
 
 pub fn finality_message(bytes: &[u8]) -> bool {
     let Ok(message) = FinalityMessage::from_bytes(bytes) else { return false };
     assert_eq!(message.to_bytes(), bytes);
+    true
+}
+
+pub fn evidence(bytes: &[u8]) -> bool {
+    let Ok(evidence) = Evidence::from_bytes(bytes) else { return false };
+    assert_eq!(evidence.to_bytes(), bytes);
     true
 }
 

@@ -21,6 +21,12 @@ proptest! {
     }
 
     #[test]
+    fn evidence_survives_any_bytes(bytes in bytes()) {
+        checks::evidence(&bytes);
+        checks::evidence(&[&[1, 0], &bytes[..]].concat());
+    }
+
+    #[test]
     fn a_log_entry_survives_any_bytes(bytes in bytes()) {
         checks::finality_log_entry(&bytes);
     }
@@ -34,4 +40,7 @@ fn some_random_bytes_are_accepted() {
     // A vote for nothing: tag, voter, kind, decision, round, no block, signature.
     let vote = [&[1, 2, 0, 0][..], &[0; 8], &[0; 4], &[0], &[7; 64]].concat();
     assert!(checks::finality_message(&vote));
+    // An empty batch: version, kind, place, then version, author, number, counts and signature of the batch.
+    let batch = [&[1, 0, 3, 0, 0][..], &[1, 0, 2, 0], &[0; 8], &[0; 8], &[7; 64]].concat();
+    assert!(checks::evidence(&batch));
 }

@@ -1,10 +1,10 @@
 //! What is to be verified, and what verification makes of it.
 
+use std::sync::Arc;
+
 use zeni_consensus::{Peer, Refusal};
 use zeni_ledger::signature::verify_payments;
-use zeni_ledger::{
-    Batch, BatchDigest, Genesis, GenesisId, Payment, PublicKey, TransactionId, ValidatorIndex, VerifiedBatch,
-};
+use zeni_ledger::{Batch, BatchDigest, Genesis, GenesisId, Payment, PublicKey, TransactionId, VerifiedBatch};
 
 use crate::copies::Passage;
 use crate::submission::PendingSubmission;
@@ -50,8 +50,10 @@ pub enum BatchVerdict {
     Verified(VerifiedBatch),
     /// Its author signed it, although a payment in it is not signed by its payer: evidence against the author.
     BadPayment {
-        author: ValidatorIndex,
+        batch: Arc<Batch>,
         digest: BatchDigest,
+        /// The place of the first such payment.
+        first: u16,
         bad: usize,
     },
     /// Not signed by the author that it names, or there is no such validator: says something of the sender only.
@@ -122,7 +124,7 @@ impl Verifier {
             }
             What::Batch { from, batch, passage } => {
                 let payments = batch.payments.len();
-                let verdict = self.judge_batch(batch, bad.len());
+                let verdict = self.judge_batch(batch, &bad);
                 if verdict == BatchVerdict::BadAuthor {
                     work.suspicion.raise();
                 }
@@ -131,14 +133,17 @@ impl Verifier {
         }
     }
 
-    fn judge_batch(&self, batch: Batch, bad: usize) -> BatchVerdict {
+    fn judge_batch(&self, batch: Batch, bad: &[usize]) -> BatchVerdict {
         let author = self.validators.get(batch.author.as_usize());
         if !author.is_some_and(|author| batch.author_signature_holds(&self.genesis, author)) {
             return BatchVerdict::BadAuthor;
         }
-        match bad {
-            0 => BatchVerdict::Verified(VerifiedBatch::vouch(batch, &self.genesis)),
-            bad => BatchVerdict::BadPayment { author: batch.author, digest: batch.digest(&self.genesis), bad },
+        match bad.first() {
+            None => BatchVerdict::Verified(VerifiedBatch::vouch(batch, &self.genesis)),
+            Some(first) => {
+                let (digest, first) = (batch.digest(&self.genesis), *first as u16);
+                BatchVerdict::BadPayment { batch: Arc::new(batch), digest, first, bad: bad.len() }
+            }
         }
     }
 }
@@ -149,11 +154,10 @@ mod tests {
     use crate::submission::tests::pending;
     use crate::verify::suspicion::CLEAN_SIGNATURES_MIN;
     use ed25519_dalek::SigningKey;
-    use std::sync::Arc;
     use tokio::sync::Semaphore;
     use zeni_consensus::Verdict;
     use zeni_ledger::payment::PaymentBody;
-    use zeni_ledger::{AccountId, Amount, Sequence, SignatureBytes, TokenId};
+    use zeni_ledger::{AccountId, Amount, Sequence, SignatureBytes, TokenId, ValidatorIndex};
 
     const GENESIS: GenesisId = GenesisId([5; 32]);
     const PEER: Peer = Peer::Validator(ValidatorIndex(1));
@@ -252,9 +256,11 @@ mod tests {
             What::Batch { batch, .. } => batch.digest(&GENESIS),
             What::Submission { .. } => panic!("only batches here"),
         };
-        let evidence = BatchVerdict::BadPayment { author: ValidatorIndex(1), digest: digest(&works[0]), bad: 1 };
+        let expected = digest(&works[0]);
         let found = verdicts(verifier().check(works, [7; 32]));
-        assert_eq!(found[..3], [evidence, BatchVerdict::BadAuthor, BatchVerdict::BadAuthor]);
+        let BatchVerdict::BadPayment { batch, digest, first: 13, bad: 1 } = &found[0] else { panic!("{found:?}") };
+        assert_eq!((batch.author, *digest), (ValidatorIndex(1), expected));
+        assert_eq!(found[1..3], [BatchVerdict::BadAuthor, BatchVerdict::BadAuthor]);
         assert!(matches!(&found[3], BatchVerdict::Verified(batch) if batch.payments().is_empty()));
     }
 }

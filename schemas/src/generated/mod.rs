@@ -48,6 +48,8 @@ pub mod zeni {
     pub use self::missing_generated::*;
     mod finality_generated;
     pub use self::finality_generated::*;
+    mod evidence_generated;
+    pub use self::evidence_generated::*;
     mod message_generated;
     pub use self::message_generated::*;
     mod submit_generated;

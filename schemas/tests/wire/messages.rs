@@ -8,7 +8,7 @@ use zeni_consensus::finality::{FinalityMessage, RoundCertificate};
 use zeni_consensus::message::{
     FETCH_BATCHES_MAX, LOCATOR_MAX, MESSAGE_BLOCKS_BYTES_MAX, MESSAGE_BLOCKS_MAX, MESSAGE_DIGESTS_MAX, VALIDATORS_MAX,
 };
-use zeni_consensus::{Message, Mode, Status};
+use zeni_consensus::{Evidence, Message, Mode, Status};
 use zeni_ledger::batch::BATCH_PAYMENTS_MAX;
 use zeni_ledger::block::{BLOCK_BATCHES_LIMIT, transactions_root};
 use zeni_ledger::finality::VoteKind;
@@ -95,6 +95,11 @@ fn finality(votes: usize) -> Message<Batch> {
     Message::Finality(Box::new(FinalityMessage::Round(certificate)))
 }
 
+/// A bad batch of so many payments: the largest of what is evidence.
+fn evidence(payments: usize) -> Message<Batch> {
+    Message::Evidence(Box::new(Evidence::of_batch(Arc::new(batch(payments)), 1)))
+}
+
 /// One of every variant, small enough to be read.
 fn samples() -> Vec<(&'static str, Message<Batch>)> {
     vec![
@@ -109,6 +114,7 @@ fn samples() -> Vec<(&'static str, Message<Batch>)> {
         ("message_fetch_batches", Message::FetchBatches(digests(1))),
         ("message_missing", Message::Missing(digests(1))),
         ("message_finality", finality(3)),
+        ("message_evidence", evidence(2)),
     ]
 }
 
@@ -122,6 +128,7 @@ fn extremes() -> Vec<Message<Batch>> {
         Message::Status(status(VALIDATORS_MAX, Mode::FollowOnly)),
         Message::Batch(batch(0)),
         Message::Batch(batch(BATCH_PAYMENTS_MAX)),
+        evidence(BATCH_PAYMENTS_MAX),
         Message::Stored(vec![]),
         Message::Stored(digests(MESSAGE_DIGESTS_MAX)),
         Message::Pool(digests(MESSAGE_DIGESTS_MAX)),
@@ -221,9 +228,9 @@ fn a_list_that_is_allowed_in_one_kind_is_refused_in_another() {
 
 #[test]
 fn an_unknown_kind_is_refused() {
-    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 12)
+    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 13)
         .iter()
-        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 12 }));
+        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 13 }));
     assert!(refused, "the kind of the body was not found in the frame");
 }
 

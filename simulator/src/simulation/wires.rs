@@ -203,6 +203,7 @@ fn name(message: &Message) -> &'static str {
         Message::FetchBatches(_) => "fetch batches",
         Message::Missing(_) => "missing",
         Message::Finality(_) => "finality",
+        Message::Evidence(_) => "evidence",
     }
 }
 
@@ -228,6 +229,7 @@ fn fingerprint(message: &Message) -> [u8; 8] {
         Message::FetchAncestors { id, .. } => of(&id.0),
         Message::Blocks(blocks) => (blocks.len() as u64).to_le_bytes(),
         Message::Finality(message) => of(blake3::hash(&message.to_bytes()).as_bytes()),
+        Message::Evidence(evidence) => of(&evidence.id().0),
     }
 }
 
@@ -265,6 +267,7 @@ fn describe(message: &Message) -> String {
         Message::FetchBlocks { locator } => format!("behind {}", short(&locator.first().map_or([0; 32], |id| id.0))),
         Message::FetchAncestors { id, known_height } => format!("{} above {known_height}", short(&id.0)),
         Message::Finality(message) => format!("{message:?}"),
+        Message::Evidence(evidence) => format!("{} against {}", evidence.kind().code(), evidence.offender()),
         Message::Blocks(blocks) => {
             let heights = |block: Option<&Arc<Block>>| block.map_or(0, |block| block.header.height);
             format!("heights {} to {}", heights(blocks.first()), heights(blocks.last()))

@@ -5,10 +5,10 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_MESSAGE_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_MESSAGE_BODY: u8 = 11;
+pub const ENUM_MAX_MESSAGE_BODY: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 12] = [
+pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 13] = [
   MessageBody::NONE,
   MessageBody::Status,
   MessageBody::Batch,
@@ -21,6 +21,7 @@ pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 12] = [
   MessageBody::FetchBatches,
   MessageBody::Missing,
   MessageBody::Finality,
+  MessageBody::Evidence,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -40,9 +41,10 @@ impl MessageBody {
   pub const FetchBatches: Self = Self(9);
   pub const Missing: Self = Self(10);
   pub const Finality: Self = Self(11);
+  pub const Evidence: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Status,
@@ -56,6 +58,7 @@ impl MessageBody {
     Self::FetchBatches,
     Self::Missing,
     Self::Finality,
+    Self::Evidence,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -72,6 +75,7 @@ impl MessageBody {
       Self::FetchBatches => Some("FetchBatches"),
       Self::Missing => Some("Missing"),
       Self::Finality => Some("Finality"),
+      Self::Evidence => Some("Evidence"),
       _ => None,
     }
   }

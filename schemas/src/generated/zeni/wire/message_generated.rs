@@ -205,6 +205,20 @@ impl<'a> Message<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_evidence(&self) -> Option<Evidence<'a>> {
+    if self.body_type() == MessageBody::Evidence {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Evidence::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Message<'_> {
@@ -226,6 +240,7 @@ impl ::flatbuffers::Verifiable for Message<'_> {
           MessageBody::FetchBatches => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FetchBatches>>("MessageBody::FetchBatches", pos),
           MessageBody::Missing => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Missing>>("MessageBody::Missing", pos),
           MessageBody::Finality => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Finality>>("MessageBody::Finality", pos),
+          MessageBody::Evidence => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Evidence>>("MessageBody::Evidence", pos),
           _ => Ok(()),
         }
      })?
@@ -353,6 +368,13 @@ impl ::core::fmt::Debug for Message<'_> {
         },
         MessageBody::Finality => {
           if let Some(x) = self.body_as_finality() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        MessageBody::Evidence => {
+          if let Some(x) = self.body_as_evidence() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
