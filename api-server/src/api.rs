@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 use zeni_client::{NodePool, PoolError};
 use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::{AccountId, Outcome, Payment, Rejection, TransactionId};
+use zeni_storage::{DiskFiles, EvidenceFile};
 
 use crate::chronicle::{Chronicle, ChronicleError, Inclusion, OpenStanding, SequenceUse, Standing, Terms};
 use crate::config::Limits;
@@ -28,6 +29,8 @@ pub struct Api {
     pub chronicle: Arc<Chronicle>,
     pub nodes: Arc<NodePool>,
     pub progress: Arc<Progress>,
+    /// What the followed nodes showed against validators.
+    pub evidence: Arc<EvidenceFile<DiskFiles>>,
     pub submissions: Submissions,
     /// To the nodes' pools.
     pub pending: Pending,

@@ -8,13 +8,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use zeni_client::follow::{FollowEvent, FollowHandle};
-use zeni_consensus::{ChainChange, Effect, Event, Follower, HaltReason, Input, Millis, Peer};
+use zeni_consensus::{ChainChange, Effect, Event, Evidence, Follower, HaltReason, Input, Message, Millis, Peer};
 use zeni_ledger::window::SequenceError;
 use zeni_ledger::{
     Account, AccountId, BlockId, CommitCertificate, Genesis, GenesisId, PublicKey, Sequence, State, StateRoot,
     ValidatorIndex, VerifiedBatch,
 };
-use zeni_storage::{DiskFiles, StorageError, Store, Syncer};
+use zeni_storage::{DiskFiles, EvidenceFile, Keeping, StorageError, Store, Syncer};
 
 use crate::chronicle::{Chronicle, ChronicleError, SharedArchive};
 use crate::final_state::{Executed, FinalAccount, FinalState};
@@ -161,6 +161,7 @@ struct Following {
     syncer: Syncer<DiskFiles>,
     archive: SharedArchive,
     chronicle: Arc<Chronicle>,
+    evidence: Arc<EvidenceFile<DiskFiles>>,
     keeper: Keeper,
     final_state: FinalState,
     around: Surroundings,
@@ -177,7 +178,7 @@ struct Following {
 
 impl Following {
     fn new(ledger: Ledger, around: Surroundings) -> Result<Self, FollowerFailure> {
-        let Ledger { follower, effects, store, checkpoint, chronicle, .. } = ledger;
+        let Ledger { follower, effects, store, checkpoint, chronicle, evidence, .. } = ledger;
         let (syncer, reader) = (store.syncer(), store.reader());
         let (index, proof_log) = (Arc::clone(chronicle.index()), Arc::clone(chronicle.proof_log()));
         let keeper = Keeper::start(index, proof_log, syncer.clone(), checkpoint)?;
@@ -188,6 +189,7 @@ impl Following {
             syncer,
             archive: Arc::new(reader),
             chronicle,
+            evidence,
             keeper,
             final_state: FinalState::default(),
             genesis_id: around.genesis.id(),
@@ -258,6 +260,9 @@ impl Following {
                 let Some((_, validator)) = self.followed.filter(|(followed, _)| *followed == node) else {
                     return Ok(());
                 };
+                if let Message::Evidence(evidence) = &message {
+                    return self.keep(evidence);
+                }
                 // The operator's own node verified the payments before it stored them; every root is checked here.
                 let vouched = message.try_map_batch(|batch| {
                     Ok::<_, std::convert::Infallible>(VerifiedBatch::vouch(batch, &self.genesis_id))
@@ -266,6 +271,19 @@ impl Following {
                 self.step(Input::Message { from: Peer::Validator(validator), message })
             }
         }
+    }
+
+    /// Has what a node shows against a validator on disk, once it is checked here.
+    fn keep(&self, evidence: &Evidence) -> Result<(), FollowerFailure> {
+        if let Err(error) = evidence.verify(&self.around.genesis, &self.genesis_id) {
+            tracing::warn!(%error, "a node told of evidence that shows nothing");
+            metrics::counter!("zeni_api_misbehaviour_total").increment(1);
+            return Ok(());
+        }
+        if let Keeping::Kept(kept) = self.evidence.keep(evidence, unix_now().0)? {
+            tracing::error!(kind = kept.kind.code(), offender = %kept.offender, place = %kept.place, "evidence");
+        }
+        Ok(())
     }
 
     fn validator(&self, key: &PublicKey) -> Option<ValidatorIndex> {
@@ -303,7 +321,7 @@ impl Following {
     }
 
     /// A follower's messages are questions, which promise nothing and are asked again if they are lost.
-    fn send(&self, to: ValidatorIndex, message: zeni_consensus::Message) {
+    fn send(&self, to: ValidatorIndex, message: Message) {
         let Some((node, _)) = self.followed.filter(|(_, validator)| *validator == to) else { return };
         if let Err(error) = self.around.nodes.send(node, message) {
             tracing::debug!(%error, "a question to the node is dropped");

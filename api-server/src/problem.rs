@@ -124,6 +124,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_block", "The block does not exist", detail)
     }
 
+    pub fn unknown_evidence(name: &str) -> Self {
+        let detail = format!("no evidence {name} is kept here; GET /v1/evidence lists what is");
+        Self::new(StatusCode::NOT_FOUND, "unknown_evidence", "The evidence does not exist", detail)
+    }
+
     /// This server is at one of its own limits.
     pub fn overloaded(detail: impl Into<String>, retry_after_s: u32) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "At the limit", detail).retry_after(retry_after_s)

@@ -3,6 +3,7 @@
 mod accounts;
 mod blocks;
 mod events;
+mod evidence;
 mod health;
 mod network;
 mod payments;
@@ -40,6 +41,8 @@ fn table() -> Vec<(Method, &'static str, MethodRouter<Arc<Api>>)> {
         (Method::GET, "/v1/blocks", get(blocks::list)),
         (Method::GET, "/v1/blocks/{block}", get(blocks::block)),
         (Method::GET, "/v1/blocks/{block}/payments", get(proofs::block_payments)),
+        (Method::GET, "/v1/evidence", get(evidence::list)),
+        (Method::GET, "/v1/evidence/{id}", get(evidence::piece)),
         (Method::GET, "/v1/network", get(network::network)),
         (Method::GET, "/v1/events", get(events::stream)),
         (Method::GET, "/v1/openapi.json", get(health::openapi)),

@@ -140,7 +140,7 @@ impl Running {
             stopping.subscribe(),
         ));
 
-        let chronicle = Arc::clone(&ledger.chronicle);
+        let (chronicle, evidence) = (Arc::clone(&ledger.chronicle), Arc::clone(&ledger.evidence));
         if ledger.index_rebuilt {
             metrics::counter!("zeni_api_index_rebuilt_total").increment(1);
         }
@@ -159,6 +159,7 @@ impl Running {
             pending: Pending::start(Arc::clone(&pool)),
             nodes: pool,
             progress,
+            evidence,
             submissions: Submissions::new(limits.remembered_max),
             questions,
             limits,

@@ -8,8 +8,8 @@ use zeni_ledger::genesis::GenesisError;
 use zeni_ledger::{Genesis, State};
 use zeni_storage::index::{Index, IndexConfig, IndexError};
 use zeni_storage::{
-    Checkpoint, DiskFiles, Limits, Recovery, RecoveryReport, SledOverlay, Start, StorageError, Store, identity,
-    recover_disk,
+    Checkpoint, DiskFiles, EvidenceFile, Limits, Recovery, RecoveryReport, SledOverlay, Start, StorageError, Store,
+    identity, recover_disk,
 };
 
 use crate::chronicle::{Chronicle, ChronicleError};
@@ -31,6 +31,7 @@ pub struct Ledger {
     pub store: Store<DiskFiles>,
     pub checkpoint: Checkpoint<DiskFiles, SledOverlay>,
     pub chronicle: Arc<Chronicle>,
+    pub evidence: Arc<EvidenceFile<DiskFiles>>,
     /// The index was damaged or belonged elsewhere, and is built again.
     pub index_rebuilt: bool,
 }
@@ -119,8 +120,12 @@ pub fn open(
     }
     let reader = Arc::new(store.reader());
     let chronicle = Arc::new(Chronicle::new(Arc::clone(genesis), reader, index, Arc::new(proof_log))?);
+    let (evidence, unreadable) = EvidenceFile::open(store.files(), genesis.id())?;
+    if let Some(set_aside) = &unreadable.set_aside {
+        tracing::error!(bytes = unreadable.bytes, set_aside, "a part of the evidence cannot be read");
+    }
     let (follower, effects) = Follower::recover(Arc::clone(genesis), recovered, now)?;
-    Ok(Ledger { follower, effects, store, checkpoint, chronicle, index_rebuilt })
+    Ok(Ledger { follower, effects, store, checkpoint, chronicle, evidence: Arc::new(evidence), index_rebuilt })
 }
 
 /// Makes an empty data directory the ledger's. One of another ledger is refused before anything is written.

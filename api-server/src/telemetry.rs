@@ -51,6 +51,7 @@ describe! {
     describe_counter "zeni_api_payments_total" "Payments in blocks that became canonical here, by outcome.";
     describe_counter "zeni_api_invalid_blocks_total" "Blocks that did not give the roots in their headers.";
     describe_counter "zeni_api_misbehaviour_total" "What no correct node sends.";
+    describe_gauge "zeni_api_evidence_kept" "Pieces of evidence against validators on disk here.";
     describe_gauge "zeni_api_node_up" "1 if the node answered the last question, by its place in the config.";
     describe_gauge "zeni_api_node_failovers" "Submissions that went to another node, since the start.";
     describe_counter "zeni_api_follow_failovers_total" "Times that the followed node was lost or left.";

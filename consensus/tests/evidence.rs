@@ -3,7 +3,6 @@
 //! `ZENI_BLESS=1 cargo test -p zeni-consensus --test evidence` records the bytes anew; the difference is then for review.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::disallowed_methods, reason = "golden files are read and written here, by tests alone")]
 
 mod cluster;
 

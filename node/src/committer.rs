@@ -69,13 +69,18 @@ pub fn turns() -> (Sender<Turn>, Receiver<Turn>) {
 }
 
 /// Runs until the core thread drops its sender, or storage fails.
-pub fn run<D: Durable>(turns: &Receiver<Turn>, disk: &mut D, mut release: impl FnMut(Say)) -> Result<(), D::Error> {
+/// What is released may have to be on disk first, too: then `release` sees to it, and fails as the disk does.
+pub fn run<D: Durable>(
+    turns: &Receiver<Turn>,
+    disk: &mut D,
+    mut release: impl FnMut(Say) -> Result<(), D::Error>,
+) -> Result<(), D::Error> {
     while let Ok(first) = turns.recv() {
         let mut group = vec![first];
         // Only turns that wait already: their records were appended before they were sent here.
         group.extend(turns.try_iter().take(TURNS_MAX - 1));
         commit(&group, disk)?;
-        group.into_iter().flat_map(|turn| turn.say).for_each(&mut release);
+        group.into_iter().flat_map(|turn| turn.say).try_for_each(&mut release)?;
     }
     Ok(())
 }
@@ -139,7 +144,10 @@ mod tests {
         drop(sender);
         let mut disk = Journal { lines: &lines, syncs_left: syncs };
         let result = run(&receiver, &mut disk, |say| match say {
-            Say::Event(Event::Mode(mode)) => lines.borrow_mut().push(format!("{mode:?}")),
+            Say::Event(Event::Mode(mode)) => {
+                lines.borrow_mut().push(format!("{mode:?}"));
+                Ok(())
+            }
             other => panic!("{other:?} was never handed in"),
         });
         (lines.into_inner(), result)

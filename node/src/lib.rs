@@ -18,6 +18,7 @@ pub mod core_thread;
 pub mod dial;
 pub mod doors;
 pub mod events;
+pub mod evidence;
 pub mod inbound;
 pub mod init;
 pub mod inspect;

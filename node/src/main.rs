@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 use zeni_ledger::AccountId;
 use zeni_node::init::{Past, Standing};
 use zeni_node::inspect::{Wanted, inspect};
 use zeni_node::node::Failure;
 use zeni_node::run::RunError;
 use zeni_node::verify_data::{VerifyDataError, verify_data};
-use zeni_node::{Setup, clock, init, readmit, run, telemetry};
+use zeni_node::{Setup, clock, evidence, init, readmit, run, telemetry};
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -76,6 +77,19 @@ enum Command {
         #[arg(long)]
         account: Option<AccountId>,
     },
+    /// Show the evidence against validators that a stopped node has kept. (Of a running one, ask an API server that follows
+    /// it: GET /v1/evidence.)
+    Evidence {
+        /// The data directory.
+        #[arg(long)]
+        data: PathBuf,
+        /// As a JSON array instead of lines.
+        #[arg(long)]
+        json: bool,
+        /// Also write each piece into this directory, as ID.evidence, for `zeni evidence verify`.
+        #[arg(long, value_name = "DIR")]
+        export: Option<PathBuf>,
+    },
     /// Let a validator that lost its safety record sign again, above every slot that it can have signed.
     Readmit {
         #[arg(long)]
@@ -112,6 +126,13 @@ fn main() -> ExitCode {
         Command::Inspect { data, genesis, block, segments, account } => {
             let wanted = Wanted { block, segments, account };
             done(inspect(&data, &genesis, &wanted).map_err(failed).map(|told| println!("{told:#}")))
+        }
+        Command::Evidence { data, json, export } => {
+            let shown = evidence::show(&data, export.as_deref()).map_err(failed);
+            done(shown.map(|shown| match json {
+                true => println!("{:#}", Value::from(shown)),
+                false => shown.iter().for_each(|piece| println!("{}", evidence::line(piece))),
+            }))
         }
         Command::Readmit { config } => with_setup(&config, |setup| {
             let record = readmit::readmit(&setup, clock::now()).map_err(failed)?;

@@ -27,7 +27,7 @@ use crate::core_thread::{CoreFailure, CoreThread, Identity};
 use crate::key;
 use crate::links::Links;
 use crate::recovery::{Recovery, RecoveryError, recover};
-use crate::release::{Disk, release};
+use crate::release::{Disk, Outlets, release};
 use crate::services::Services;
 use crate::setup::Setup;
 use crate::unsynced::Unsynced;
@@ -100,7 +100,10 @@ impl Node {
         let reader = recovery.store.reader();
         let identity = Identity { genesis: Arc::clone(&setup.genesis), key: key::public(&setup.key), boot };
         let unsynced = Arc::new(Unsynced::default());
-        let threads = Threads { links: &links, failed: &failed, unsynced: &unsynced };
+        let evidence = Arc::clone(&recovery.evidence);
+        let outlets =
+            Outlets { links: Arc::clone(&links), unsynced: Arc::clone(&unsynced), evidence: evidence.clone() };
+        let threads = Threads { outlets, failed: &failed };
         let (core, committer, checkpoint) =
             threads.start(recovery, identity, core_receiver).map_err(StartError::Thread)?;
         let services = Arc::new(Services {
@@ -115,6 +118,7 @@ impl Node {
             reader,
             unsynced,
             under_way: UnderWay::default(),
+            evidence,
         });
         let guests = Arc::new(setup.guests);
         let mut tasks = JoinSet::new();
@@ -208,9 +212,8 @@ fn start_verifier(setup: &Setup, core: &CoreSender) -> Result<VerifySender, Pool
 }
 
 struct Threads<'a> {
-    links: &'a Arc<Links>,
+    outlets: Outlets,
     failed: &'a mpsc::UnboundedSender<Failure>,
-    unsynced: &'a Arc<Unsynced>,
 }
 
 impl Threads<'_> {
@@ -220,13 +223,14 @@ impl Threads<'_> {
         identity: Identity,
         tasks: CoreReceiver,
     ) -> io::Result<(CoreHandle, JoinHandle<()>, JoinHandle<()>)> {
-        let Recovery { core, effects, store, checkpoint, safety, files } = recovery;
+        let Recovery { core, effects, store, checkpoint, safety, files, .. } = recovery;
         let (turns, waiting) = committer::turns();
         let disk = Disk { safety, log: store.syncer() };
         let committer = self.start_committer(disk, waiting)?;
         let reopen = checkpoint::reopen(files, Arc::clone(&identity.genesis));
         let (checkpointer, checkpoint) = checkpoint::start(checkpoint, reopen, store.syncer())?;
-        let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, Arc::clone(self.unsynced));
+        let unsynced = Arc::clone(&self.outlets.unsynced);
+        let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, unsynced);
         Ok((self.start_core(thread, effects)?, committer, checkpoint))
     }
 
@@ -244,10 +248,10 @@ impl Threads<'_> {
     }
 
     fn start_committer(&self, mut disk: Disk, turns: crossbeam_channel::Receiver<Turn>) -> io::Result<JoinHandle<()>> {
-        let (links, unsynced, failed) = (Arc::clone(self.links), Arc::clone(self.unsynced), self.failed.clone());
+        let (outlets, failed) = (self.outlets.clone(), self.failed.clone());
         Builder::new().name("committer".into()).spawn(move || {
             let halted = |reason| report(&failed, Failure::Halted(reason));
-            if let Err(error) = committer::run(&turns, &mut disk, |say| release(say, &links, &unsynced, &halted)) {
+            if let Err(error) = committer::run(&turns, &mut disk, |say| release(say, &outlets, &halted)) {
                 report(&failed, Failure::Storage(error));
             }
         })

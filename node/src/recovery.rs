@@ -8,6 +8,7 @@ use zeni_storage::{
     identity,
 };
 
+use crate::evidence::EvidenceKeeper;
 use crate::setup::{GenesisFileError, Setup, genesis_state};
 
 /// The directory, within the data directory, that sled keeps the checkpoint in.
@@ -23,6 +24,7 @@ pub struct Recovery {
     pub store: Store<DiskFiles>,
     pub checkpoint: Checkpoint<DiskFiles, SledOverlay>,
     pub safety: SafetyFile<DiskFiles>,
+    pub evidence: Arc<EvidenceKeeper>,
 }
 
 /// Why a data directory cannot be used.
@@ -70,6 +72,7 @@ pub fn recover(setup: &Setup, boot: u64, now: Millis) -> Result<Recovery, Recove
     let found = zeni_storage::recover(files.clone(), overlay, &setup.genesis, first_state, Limits::default());
     let zeni_storage::Recovery { recovered, store, safety, checkpoint, report } = found.map_err(explain)?;
     tell(&report, recovered.safety.is_none());
+    let evidence = Arc::new(EvidenceKeeper::open(&files, &setup.genesis).map_err(explain)?);
     let config = Config {
         me: setup.me,
         key: setup.key.clone(),
@@ -79,7 +82,7 @@ pub fn recover(setup: &Setup, boot: u64, now: Millis) -> Result<Recovery, Recove
         step_payments_max: zeni_consensus::chain::STEP_PAYMENTS_MAX,
     };
     let (core, effects) = Core::recover(config, Arc::clone(&setup.genesis), recovered, now)?;
-    Ok(Recovery { files, core, effects, store, checkpoint, safety })
+    Ok(Recovery { files, core, effects, store, checkpoint, safety, evidence })
 }
 
 /// Counts and logs what the start found.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use metrics::counter;
-use zeni_consensus::{HaltReason, SafetyRecord, Verdict};
+use zeni_consensus::{Event, Evidence, HaltReason, Message, SafetyRecord, Verdict};
 use zeni_storage::{DiskFiles, SafetyFile, StorageError, Syncer};
 
 use crate::committer::{Durable, Say};
 use crate::events;
+use crate::evidence::EvidenceKeeper;
 use crate::links::Links;
 use crate::unsynced::Unsynced;
 
@@ -30,8 +31,20 @@ impl Durable for Disk {
     }
 }
 
+/// Where things said go.
+#[derive(Debug, Clone)]
+pub struct Outlets {
+    pub links: Arc<Links>,
+    pub unsynced: Arc<Unsynced>,
+    pub evidence: Arc<EvidenceKeeper>,
+}
+
 /// Says one thing. A halt goes to `halted`.
-pub fn release(say: Say, links: &Arc<Links>, unsynced: &Unsynced, halted: &impl Fn(HaltReason)) {
+///
+/// # Errors
+/// Evidence could not be kept, which has to be before it is told.
+pub fn release(say: Say, to: &Outlets, halted: &impl Fn(HaltReason)) -> Result<(), StorageError> {
+    let Outlets { links, unsynced, .. } = to;
     match say {
         Say::Synced(digest) => unsynced.synced(&digest),
         Say::Send { to, message } => links.send(to, &message),
@@ -50,9 +63,19 @@ pub fn release(say: Say, links: &Arc<Links>, unsynced: &Unsynced, halted: &impl 
             // The connection that asked may be gone.
             let _ = answered.send(());
         }
-        Say::Event(event) => events::observe(&event),
+        Say::Event(event) => return observe(&event, to),
         Say::Halt(reason) => halted(reason),
     }
+    Ok(())
+}
+
+fn observe(event: &Event, to: &Outlets) -> Result<(), StorageError> {
+    events::observe(event);
+    let Some(evidence) = Evidence::of(event) else { return Ok(()) };
+    if to.evidence.keep(&evidence)? {
+        to.links.publish(&Message::Evidence(Box::new(evidence)));
+    }
+    Ok(())
 }
 
 fn count(verdicts: &[Verdict]) {

@@ -23,7 +23,8 @@ pub struct Unsent<'a> {
 }
 
 impl Unsent<'_> {
-    async fn wait_until_few(&self) {
+    /// Waits until hardly anything waits to be sent.
+    pub async fn wait_until_few(&self) {
         while self.control.max_capacity() - self.control.capacity() > UNSENT_MAX {
             self.sent.notified().await;
         }

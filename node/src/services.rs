@@ -9,6 +9,7 @@ use crate::admission::Admission;
 use crate::config::Limits;
 use crate::copies::UnderWay;
 use crate::core_queue::CoreSender;
+use crate::evidence::EvidenceKeeper;
 use crate::links::Links;
 use crate::unsynced::Unsynced;
 use crate::verify::pool::VerifySender;
@@ -28,4 +29,5 @@ pub struct Services {
     pub reader: Reader<DiskFiles>,
     pub unsynced: Arc<Unsynced>,
     pub under_way: UnderWay,
+    pub evidence: Arc<EvidenceKeeper>,
 }

@@ -112,6 +112,13 @@ async fn link(
     tasks.spawn(async move { read_streams(&reading, Arc::new(inbound), &shared).await });
     tasks.spawn(write_control(control_queue, control_sender, Arc::clone(&sent)));
     tasks.spawn(write_bulk(Bulk::new(pushed, served), bulk_sender));
+    if remote == Remote::Follower {
+        let (evidence, control, sent) = (Arc::clone(&services.evidence), control.clone(), Arc::clone(&sent));
+        tasks.spawn(async move {
+            evidence.tell(control, sent).await;
+            std::future::pending().await
+        });
+    }
     tasks.spawn(async move {
         serve_blocks::serve(questions, peer, &core, Unsent { control: &unsent, sent: &sent }).await;
         // It ends with the connection's readers, which say why, or with the core.

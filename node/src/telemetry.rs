@@ -106,6 +106,8 @@ describe! {
     describe_counter "zeni_oversized_frames_total" "Frames and requests above their length limit.";
     describe_counter "zeni_malformed_frames_total" "Frames and requests that could not be parsed.";
     describe_counter "zeni_misbehaviour_total" "What no correct peer does, by kind.";
+    describe_gauge "zeni_evidence_kept" "Pieces of evidence against validators on this node's disk.";
+    describe_counter "zeni_evidence_dropped_total" "Evidence that was not kept because there is enough, by kind.";
     describe_gauge "zeni_checkpoint_height" "Height of the last checkpoint.";
     describe_histogram "zeni_checkpoint_seconds" "Time to write one checkpoint.";
     describe_counter "zeni_checkpoint_failures_total" "Tries to write a checkpoint that failed.";

@@ -3,6 +3,7 @@
 //! - [`Store`] is the truth: append-only segments of batches and blocks, hash-chained, and the undo log beside them,
 //!   which can be rebuilt. One writer appends, [`Syncer`]s make durable, [`Reader`]s read.
 //! - [`SafetyFile`] is what a validator must never forget.
+//! - [`EvidenceFile`] is what it saw others do that no correct validator does.
 //! - [`Checkpoint`] is a copy of the state that spares a start from executing the whole log; sled keeps it.
 //! - [`recover`] opens all of it; [`verify`] rechecks all of it.
 //!
@@ -13,6 +14,7 @@ mod clean_stop;
 mod delta;
 mod disk;
 mod error;
+mod evidence;
 mod examine;
 mod files;
 #[cfg(test)]
@@ -39,6 +41,9 @@ mod verification;
 pub use checkpoint::{Checkpoint, Interrupted};
 pub use disk::{DiskFile, DiskFiles, LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 pub use error::{Damage, DamageKind, StorageError, Subject, TornTail};
+pub use evidence::{
+    BATCHES_PER_OFFENDER_MAX, EVIDENCE_FILE_BYTES_MAX, EvidenceFile, KEPT_PER_OFFENDER_MAX, Keeping, Kept, Unreadable,
+};
 pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
 pub use identity::identity;

@@ -192,6 +192,11 @@ impl<F: Files> Store<F> {
         clean_stop::mark(&self.files, &self.genesis, stop)
     }
 
+    /// The data directory, for what else is kept in it.
+    pub fn files(&self) -> &F {
+        &self.files
+    }
+
     /// Bytes of log and undo log.
     pub fn disk_bytes(&self) -> u64 {
         self.syncer().disk_bytes()

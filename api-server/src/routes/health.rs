@@ -35,6 +35,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {
     metrics::gauge!("zeni_api_node_failovers").set(api.nodes.failovers() as f64);
     metrics::gauge!("zeni_api_submissions_remembered").set(api.submissions.len() as f64);
     let waited_for = WAITING_PAYMENTS_MAX.saturating_sub(api.waiting.available_permits());
+    metrics::gauge!("zeni_api_evidence_kept").set(api.evidence.len() as f64);
     metrics::gauge!("zeni_api_payments_waited_for").set(waited_for as f64);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], api.metrics.render()).into_response()
 }

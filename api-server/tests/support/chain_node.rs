@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use zeni_consensus::finality::FinalityMessage;
-use zeni_consensus::{Message, Mode, Status, Verdict};
+use zeni_consensus::{Evidence, Message, Mode, Status, Verdict};
 use zeni_ledger::{BlockId, FinalBlock, VerifiedBatch};
 use zeni_schemas::Role;
 use zeni_schemas::message::{decode, encode};
@@ -16,6 +16,16 @@ use super::ledger::{Branch, VALIDATORS, World};
 
 /// Starts the node of validator `seed - 1`, serving whatever branch stands in the channel.
 pub(crate) fn start(world: &Arc<World>, seed: u8, branch: watch::Receiver<Branch>) -> FakeNode {
+    start_with_evidence(world, seed, branch, Vec::new())
+}
+
+/// As [`start`], and tells every follower of this evidence.
+pub(crate) fn start_with_evidence(
+    world: &Arc<World>,
+    seed: u8,
+    branch: watch::Receiver<Branch>,
+    evidence: Vec<Evidence>,
+) -> FakeNode {
     let (genesis, told) = (world.id, branch.clone());
     let script = move |request: &Request| match request {
         Request::Submit(payments) => {
@@ -41,20 +51,28 @@ pub(crate) fn start(world: &Arc<World>, seed: u8, branch: watch::Receiver<Branch
         Request::Account(_) => Answer::Nothing,
     };
     FakeNode::start_with(seed, world.id, script, move |connection| {
-        let branch = branch.clone();
+        let (branch, evidence) = (branch.clone(), evidence.clone());
         Box::pin(async move {
             if connection.role() == Role::Follower {
                 // The follower left, or the test ended.
-                serve(&connection, seed, branch).await.ok();
+                serve(&connection, seed, branch, evidence).await.ok();
             }
         })
     })
 }
 
-async fn serve(connection: &Connection, seed: u8, mut branch: watch::Receiver<Branch>) -> Result<(), FrameError> {
+async fn serve(
+    connection: &Connection,
+    seed: u8,
+    mut branch: watch::Receiver<Branch>,
+    evidence: Vec<Evidence>,
+) -> Result<(), FrameError> {
     let mut control = connection.open_frames(Class::Control).await?;
     let mut bulk = connection.open_frames(Class::Bulk).await?;
     tell(&mut control, seed, &branch).await?;
+    for piece in evidence {
+        control.send(encode::<VerifiedBatch>(&Message::Evidence(Box::new(piece)))).await?;
+    }
     let mut questions = connection.accept_frames().await?;
     loop {
         tokio::select! {

@@ -27,6 +27,7 @@ use zeni_consensus::ChainChange;
 use zeni_ledger::{CommitCertificate, FinalBlock, StateRoot};
 use zeni_schemas::Role;
 use zeni_storage::index::{Index, IndexConfig};
+use zeni_storage::{DiskFiles, EvidenceFile};
 use zeni_transport::TransportConfig;
 
 use super::fake_node::dialler;
@@ -96,6 +97,8 @@ impl Harness {
             ..PoolConfig::default()
         };
         let progress = Arc::new(Progress::new(nodes.len()));
+        let files = DiskFiles::open(&dir.path().join("data")).unwrap();
+        let (evidence, _) = EvidenceFile::open(&files, world.id).unwrap();
         let pool = Arc::new(NodePool::new(&dialler(world.id, Role::Client, transport), nodes, pool_config));
         let (questions, asked) = mpsc::channel(16);
         let branch = Arc::new(Mutex::new(Branch::new(world)));
@@ -106,6 +109,7 @@ impl Harness {
             pending: Pending::start(pool.clone()),
             nodes: pool,
             progress,
+            evidence: Arc::new(evidence),
             submissions: Submissions::new(1_000),
             questions,
             limits,

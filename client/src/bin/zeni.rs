@@ -5,7 +5,9 @@ mod proof;
 #[path = "zeni/proven.rs"]
 mod proven;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,16 +15,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use zeni_client::api::{ApiClient, ApiError, StatusAnswer};
 use zeni_client::wallet::{Key, KeyFileError, Order};
+use zeni_consensus::Evidence;
+use zeni_consensus::evidence::EVIDENCE_BYTES_MAX;
 use zeni_ledger::finality_receipt::FinalityReceiptError;
 use zeni_ledger::hash::array_from_hex;
-use zeni_ledger::{AccountId, Amount, GenesisId, Sequence, TokenId, TransactionId};
+use zeni_ledger::{AccountId, Amount, Genesis, GenesisId, Sequence, TokenId, TransactionId};
 
+/// Bytes of the largest genesis file.
+const GENESIS_BYTES_MAX: u64 = 16 << 20;
 /// Between two looks at a payment that is waited for.
 const POLL: Duration = Duration::from_millis(500);
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the tool failed; 2 wrong usage; 3 the payment was refused or rejected; \
-                          4 the outcome is not known yet: ask with `zeni status`; 5 not found; 6 a proof does not \
-                          hold.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the tool failed; 2 wrong usage; 3 the payment was refused or \
+                          rejected, or what is to be evidence shows nothing; 4 the outcome is not known yet: ask \
+                          with `zeni status`; 5 not found; 6 a proof does not hold.";
 
 #[derive(Parser)]
 #[command(name = "zeni", version, about = "Pays and shows balances on a Zeni ledger", after_help = EXIT_CODES)]
@@ -48,6 +54,9 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Checks evidence against validators.
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Shows how certain a payment is.
     Status {
         /// The payment's id, 64 hexadecimal digits.
@@ -58,6 +67,17 @@ enum Command {
     /// Fetches proofs that a payment or an account's balance is final, and checks them without a network.
     #[command(subcommand)]
     Proof(proof::ProofCommand),
+}
+
+#[derive(Subcommand)]
+enum EvidenceCommand {
+    /// Checks a piece, as `GET /v1/evidence/ID` or `node evidence --export` give it, without a network.
+    Verify {
+        file: PathBuf,
+        /// The ledger's genesis file.
+        #[arg(long)]
+        genesis: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -132,6 +152,8 @@ enum Failure {
     Usage(String),
     #[error("{0}")]
     Io(String),
+    #[error("{file} shows nothing against anybody: {error}")]
+    NoEvidence { file: String, error: String },
     #[error("payment {id} was rejected: {reason}")]
     Rejected { id: TransactionId, reason: String },
     #[error("it is not known whether payment {id} was taken ({error}); ask with: zeni status {id}")]
@@ -148,7 +170,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Rejected { .. } => 3,
+            Self::Rejected { .. } | Self::NoEvidence { .. } => 3,
             Self::Unclear { .. } | Self::NotYet { .. } => 4,
             Self::Api(ApiError::Problem { status: 404, .. }) => 5,
             Self::Api(error) if matches!(error.code(), Some("not_final_yet" | "no_final_block")) => 4,
@@ -165,6 +187,7 @@ impl Failure {
             Self::Api(error) => error.code().unwrap_or("api"),
             Self::Usage(_) => "usage",
             Self::Io(_) => "io",
+            Self::NoEvidence { .. } => "no_evidence",
             Self::Rejected { reason, .. } => reason,
             Self::Unclear { .. } => "unclear",
             Self::NotYet { .. } => "not_yet_included",
@@ -213,6 +236,7 @@ async fn run(command: Command) -> Result<Answer, Failure> {
         Command::Key(KeyCommand::Show { file }) => Ok(key_answer(&Key::load(&file)?)),
         Command::Pay(pay) => submit(&pay).await,
         Command::Balance { account, server } => balance(&parse_account("ACCOUNT", &account)?, &server).await,
+        Command::Evidence(EvidenceCommand::Verify { file, genesis }) => verify_evidence(&file, &genesis),
         Command::Status { id, server } => {
             let id = TransactionId::from_hex(&id).ok_or_else(|| usage("ID is 64 hexadecimal digits"))?;
             Ok(status_answer(&server.client()?.status(&id).await?))
@@ -244,6 +268,39 @@ fn parse_amount(text: &str) -> Result<Amount, Failure> {
 fn parse_reference(text: &str) -> Result<[u8; 16], Failure> {
     let padded = format!("{text:0<32}");
     array_from_hex(&padded).ok_or_else(|| usage("--reference has at most 32 hexadecimal digits"))
+}
+
+/// Reads a file of at most so many bytes.
+fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let io = |error: std::io::Error| Failure::Io(format!("{} cannot be read: {error}", path.display()));
+    let mut bytes = Vec::new();
+    File::open(path).map_err(io)?.take(bytes_max + 1).read_to_end(&mut bytes).map_err(io)?;
+    match bytes.len() as u64 > bytes_max {
+        true => Err(Failure::Io(format!("{} is longer than {bytes_max} bytes", path.display()))),
+        false => Ok(bytes),
+    }
+}
+
+fn verify_evidence(file: &Path, genesis: &Path) -> Result<Answer, Failure> {
+    let bytes = read_file(file, EVIDENCE_BYTES_MAX as u64)?;
+    let text = String::from_utf8(read_file(genesis, GENESIS_BYTES_MAX)?);
+    let text = text.map_err(|_| Failure::Io(format!("{} is no text", genesis.display())))?;
+    let genesis = Genesis::from_toml(&text).map_err(|error| Failure::Io(format!("{}: {error}", genesis.display())))?;
+    let not = |error: String| Failure::NoEvidence { file: file.display().to_string(), error };
+    let evidence = Evidence::from_bytes(&bytes).map_err(|error| not(error.to_string()))?;
+    let id = genesis.id();
+    evidence.verify(&genesis, &id).map_err(|error| not(error.to_string()))?;
+    let (kind, place, offender) = (evidence.kind().code(), evidence.place().to_string(), evidence.offender());
+    let name = genesis.validators.get(offender.as_usize()).map_or("", |validator| &validator.name);
+    let json = json!({
+        "evidence": evidence.id().to_string(),
+        "genesis": id.to_string(),
+        "kind": kind,
+        "offender": offender.0,
+        "offender_name": name,
+        "place": place,
+    });
+    Ok(Answer { json, text: format!("validator {offender} ({name}): {kind} at {place}") })
 }
 
 fn key_answer(key: &Key) -> Answer {
