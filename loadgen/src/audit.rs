@@ -11,7 +11,8 @@ use crate::delivery::Failure;
 use crate::faults::{Scene, node_info};
 use crate::follow;
 use crate::link::Link;
-use crate::plan::{Plan, TOKEN};
+use crate::network::Member;
+use crate::plan::TOKEN;
 use crate::process::ProcessError;
 
 /// Between two looks at all nodes.
@@ -121,6 +122,38 @@ pub fn all_equal(states: &[NodeState], nodes: usize) -> bool {
     states.len() == nodes && states.windows(2).all(|pair| same(&pair[0], &pair[1]))
 }
 
+/// A node that stopped for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halted {
+    pub node: String,
+    /// In its own words.
+    pub reason: String,
+}
+
+/// Waits until every node process has halted, or `deadline` has passed. Gives those that have.
+pub async fn halts(scene: &Scene, deadline: tokio::time::Instant) -> Vec<Halted> {
+    loop {
+        let (halted, all) = halted(scene).await;
+        if all || tokio::time::Instant::now() >= deadline {
+            return halted;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The node processes that have halted, as far as it was noticed, and whether that is all of them.
+pub async fn halted(scene: &Scene) -> (Vec<Halted>, bool) {
+    let network = scene.network.lock().await;
+    let nodes = network.members.iter().take(network.nodes.len());
+    let halted = |member: &Member| {
+        let reason = member.process.halt()?.to_owned();
+        Some(Halted { node: member.process.name.clone(), reason })
+    };
+    let halted: Vec<Halted> = nodes.filter_map(halted).collect();
+    let all = halted.len() == network.nodes.len();
+    (halted, all)
+}
+
 /// Asks every node where it stands, all at once; those that do not answer are left out.
 pub async fn states(scene: &Scene) -> Vec<NodeState> {
     let mut asking = tokio::task::JoinSet::new();
@@ -138,11 +171,11 @@ pub async fn states(scene: &Scene) -> Vec<NodeState> {
     found.into_iter().map(|(_, state)| state).collect()
 }
 
-/// The receiver's balance as each node tells it.
-pub async fn balances(links: &[std::sync::Arc<Link>], plan: &Plan) -> Result<Vec<i128>, AuditError> {
+/// An account's balance as each node tells it.
+pub async fn balances(links: &[std::sync::Arc<Link>], id: AccountId) -> Result<Vec<i128>, AuditError> {
     let mut balances = Vec::new();
     for link in links {
-        let info = account(link, plan.receiver()).await?;
+        let info = account(link, id).await?;
         balances.push(balance(&info).map_err(|what| AuditError::Account { node: link.node.name.clone(), what })?);
     }
     Ok(balances)
@@ -162,18 +195,19 @@ async fn account(link: &Link, id: AccountId) -> Result<AccountInfo, AuditError> 
 }
 
 fn balance(info: &AccountInfo) -> Result<i128, String> {
-    let bytes = info.account.as_ref().ok_or("the receiver does not exist")?;
+    let bytes = info.account.as_ref().ok_or("it does not exist")?;
     let mut decoder = zeni_ledger::encoding::Decoder::new(bytes);
     let account = Account::decode(&mut decoder).map_err(|error| error.to_string())?;
     decoder.finish().map_err(|error| error.to_string())?;
     Ok(account.balance(TOKEN).units())
 }
 
-/// Runs `node verify` on the data of each stopped node, one after the other.
+/// Runs `node verify` on the data of each stopped node that has no twin, one after the other.
 pub async fn verify(scene: &Scene, patience: Duration) -> Result<Vec<Verified>, AuditError> {
     let network = scene.network.lock().await;
     let mut all = Vec::new();
-    for member in &network.members[..network.nodes.len()] {
+    let honest: Vec<String> = network.honest().map(|node| node.name.clone()).collect();
+    for member in network.members.iter().filter(|member| honest.contains(&member.process.name)) {
         let node = member.process.name.clone();
         let path = |path: &std::path::Path| path.display().to_string();
         let (data, genesis) = (path(&member.data), path(&network.genesis_file));

@@ -141,6 +141,9 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finals::Finals;
+    use crate::prepare::{Parameters, prepare};
+    use std::sync::{Arc, Mutex};
 
     #[test]
     fn events_are_cut_wherever_the_bytes_are() {
@@ -158,6 +161,34 @@ mod tests {
             assert_eq!(events.iter().filter_map(Said::read).collect::<Vec<_>>(), expected, "in pieces of {size}");
             assert_eq!(events[1].id, Some(format!("3:2:{id}")));
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_is_asked_for_again_from_its_last_event() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let root = tempfile::tempdir().unwrap();
+        let prepared = prepare(root.path(), &Parameters::small(1), 1_760_000_000_000).unwrap();
+        let sources = vec!["api-server".to_owned()];
+        let finals = Arc::new(Mutex::new(Finals::new(&prepared.genesis, sources)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let genesis = prepared.genesis.block_id();
+        let hearing = tokio::spawn(listen(Arc::clone(&finals), 0, Http::default(), address));
+        for (number, expected) in ["", "last-event-id: 0:2:first"].into_iter().enumerate() {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+                head.push(socket.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.contains("GET /v1/events") && head.contains(expected), "request {number}: {head}");
+            let told = format!("event: final\nid: 0:2:first\ndata: {{\"height\":0,\"id\":\"{genesis}\"}}\n\n");
+            let answer =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{told}");
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+        hearing.abort();
+        assert_eq!(finals::with(&finals, |finals| finals.judge().finals), 1);
     }
 
     #[test]

@@ -34,7 +34,10 @@ const CHECKPOINT_LOADED: &str = "starting from the checkpoint";
 pub struct Scene {
     pub network: Arc<Mutex<Network>>,
     pub meter: Arc<std::sync::Mutex<Meter>>,
+    /// To the nodes without twins.
     pub links: Vec<Arc<Link>>,
+    /// To all node processes.
+    pub everyone: Vec<Arc<Link>>,
     pub tracker: SharedTracker,
     pub http: Http,
     /// HTTP address of the API server.
@@ -44,6 +47,8 @@ pub struct Scene {
     pub clock: StormClock,
     /// Until a process that was asked to stop is killed.
     pub patience: Duration,
+    /// The nodes are to halt, so nobody comes back from a fault.
+    pub ends_in_halt: bool,
 }
 
 /// What a fault did and when, in microseconds from the start of the storm.
@@ -66,6 +71,8 @@ pub struct FaultRecord {
     pub without_checkpoint: Option<Vec<String>>,
     /// Datagrams that a fault of the network struck; `None` for other faults, and until it is undone.
     pub struck: Option<Struck>,
+    /// Whether anyone is waited for once it is undone.
+    pub awaited: bool,
 }
 
 impl FaultRecord {
@@ -82,6 +89,7 @@ impl FaultRecord {
             unwilling: Vec::new(),
             without_checkpoint: None,
             struck: None,
+            awaited: true,
         }
     }
 }
@@ -101,7 +109,8 @@ impl Faults {
     pub fn start(scene: &Scene, faults: &[Fault]) -> Self {
         let mut all = Self::default();
         for fault in faults {
-            let record = Arc::new(std::sync::Mutex::new(FaultRecord::planned(fault.clone())));
+            let record = FaultRecord { awaited: !scene.ends_in_halt, ..FaultRecord::planned(fault.clone()) };
+            let record = Arc::new(std::sync::Mutex::new(record));
             all.tasks.spawn(carry_out(scene.clone(), fault.clone(), Arc::clone(&record)));
             all.records.push(record);
         }
@@ -133,7 +142,7 @@ impl FaultRecord {
         let Fault { kind, at_s, .. } = &self.fault;
         let back = if self.fault.rule().is_some() { "all nodes stood at one block" } else { "its targets were back" };
         let what = if self.undone { back } else { "it was undone" };
-        let over = self.resync_s.is_some();
+        let over = self.resync_s.is_some() || self.undone && !self.awaited;
         (!over).then(|| format!("the {kind} of {} at {at_s} s: the run was over before {what}", self.fault.whom()))
     }
 }
@@ -176,6 +185,9 @@ async fn carry_out(scene: Scene, fault: Fault, record: SharedRecord) -> Result<(
         (record.ended_us, record.undone, record.struck) = (ended_us, true, struck);
     }
     tracing::info!(kind = %fault.kind, whom = fault.whom(), "fault undone");
+    if scene.ends_in_halt {
+        return Ok(());
+    }
     if struck.is_some() {
         let resync_s = come_together(&scene, ended_us).await;
         let mut record = locked(&record);
@@ -359,6 +371,7 @@ mod tests {
             genesis_file: root.join("genesis.toml"),
             nodes: vec![node.clone()],
             api: None,
+            twins: Vec::new(),
             fronts: None,
             members: Vec::new(),
         };
@@ -367,12 +380,14 @@ mod tests {
             network: Arc::new(Mutex::new(network)),
             meter: Arc::default(),
             links: vec![Link::new(node, endpoint)],
+            everyone: Vec::new(),
             tracker: Arc::new(std::sync::Mutex::new(tracker)),
             http: Http::default(),
             api: None,
             lanes: None,
             clock: StormClock::starting_in(Duration::ZERO),
             patience: Duration::from_secs(1),
+            ends_in_halt: false,
         }
     }
 
@@ -390,6 +405,16 @@ mod tests {
         let (records, failures) = faults.end(tokio::time::Instant::now()).await.unwrap();
         assert_eq!(records.iter().map(|record| (record.undone, record.resync_s)).collect::<Vec<_>>(), [(true, None)]);
         assert_eq!(failures, ["the pause of node-1 at 0 s: the run was over before its targets were back"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_waited_for_after_a_fault_that_the_nodes_do_not_outlive() {
+        let root = tempfile::tempdir().unwrap();
+        let scene = Scene { ends_in_halt: true, ..scene_of_a_node_that_is_gone(root.path()) };
+        let faults = Faults::start(&scene, &[fault(0)]);
+        let patience = tokio::time::Instant::now() + Duration::from_secs(30);
+        let (records, failures) = faults.end(patience).await.unwrap();
+        assert_eq!((records[0].undone, records[0].resync_s, failures), (true, None, Vec::new()));
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::api_audit::ApiState;
-use crate::audit::{Settled, Verified};
+use crate::audit::{Halted, Settled, Verified};
 use crate::clock;
+use crate::double_spends::Resolved;
 use crate::faults::FaultRecord;
 use crate::finals;
 use crate::follow;
@@ -14,9 +15,7 @@ use crate::limit::Limit;
 use crate::measure::{self, BlockLoad, Slots};
 use crate::prepare::Prepared;
 use crate::relay::DELAYED_MAX;
-use crate::report::{
-    BlockPoint, DoubleSpends, FaultReport, Latency, LimitReport, Report, Series, StartReport, Throughput,
-};
+use crate::report::{BlockPoint, FaultReport, Latency, LimitReport, Report, Series, StartReport, Throughput};
 use crate::scenario::Fault;
 use crate::storm::Run;
 use crate::tracker::Listed;
@@ -29,7 +28,12 @@ pub struct Findings {
     pub balances: Vec<i128>,
     /// `None` if there is none, or if it could not be asked.
     pub api_server: Option<ApiState>,
+    /// What became of the pairs that were sent to both sides of partitions.
+    pub double_spends: Resolved,
     pub verified: Vec<Verified>,
+    pub halts: Vec<Halted>,
+    /// What nodes without twins counted of others, by node and kind.
+    pub misbehaviour: BTreeMap<String, BTreeMap<String, u64>>,
     pub faults: Vec<FaultRecord>,
     pub limit: Limit,
     /// What went wrong, in words.
@@ -59,10 +63,11 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     let tally = run.book.tally();
     let offered = offered(run);
     let mut failures = findings.failures;
+    failures.extend(findings.double_spends.failures);
     for record in &findings.faults {
         failures.extend(record.unwilling.iter().map(|name| format!("{name} did not stop and was killed")));
     }
-    if !findings.settled.tracked {
+    if !findings.settled.tracked && !scenario.audit.halt {
         let head = follow::with(&run.scene.tracker, |tracker| (tracker.head().height, tracker.head().id));
         failures.push(format!("the tracked chain ends at height {} with {}, not at the nodes' block", head.0, head.1));
     }
@@ -73,7 +78,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
     let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
     let executed =
         executed(&findings.verified, &blocks, tally.included, foreign, findings.balances.first() == Some(&expected));
-    let limit = limit_report(&findings.limit, run.scene.links.len(), mean);
+    let limit = limit_report(&findings.limit, run.scene.everyone.len(), mean);
     let (included, finals) = (Latencies::of_inclusion(&run.book, all_us), Latencies::of_finality(&run.book, all_us));
     let clock = run.scene.clock;
     let judged = finals::with(&run.finals, |finals| {
@@ -92,7 +97,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
         accounts: scenario.accounts,
-        nodes: run.scene.links.len() as u64,
+        nodes: scenario.network.nodes.into(),
         block_interval_ms: slots.interval_ms,
         started: clock::rfc3339(findings.now_ms),
         offered,
@@ -109,7 +114,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         final_reverted: Some(judged.reverted),
         final_unknown: judged.unknown,
         block_final_ms: measure::block_final_ms(&blocks, slots, |tick| clock.unix_ms(tick.as_us())),
-        double_spends: DoubleSpends::default(),
+        double_spends: findings.double_spends.counts,
         throughput_tps: Throughput {
             mean,
             best_block: measure::best_block_tps(&loads, slots.interval_ms),
@@ -126,6 +131,8 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         nodes_equal: findings.settled.equal,
         api_server: findings.api_server.clone(),
         verified: findings.verified.clone(),
+        halts: findings.halts,
+        misbehaviour: findings.misbehaviour,
         faults: findings.faults.iter().map(|record| fault_report(run, record, &loads, slots)).collect(),
         resends: texts(&outcome.resends),
         blocks_undone: undone,
@@ -204,7 +211,7 @@ fn fault_report(run: &Run, record: &FaultRecord, loads: &[BlockLoad], slots: Slo
 
 /// The processes that a fault strikes; of one of the network, the nodes at both ends of what it strikes.
 fn targets(run: &Run, fault: &Fault) -> Vec<String> {
-    let names = run.scenario.node_names();
+    let names = run.scenario.process_names();
     let ways = fault.ways(&names);
     let touched = |place: &usize| ways.iter().any(|way| way.from == *place || way.to == *place);
     let nodes = (0..names.len()).filter(touched).map(|place| names[place].clone());

@@ -37,8 +37,12 @@ enum Command {
     },
     /// Run a scenario and judge it.
     ///
+    /// A storm is over when every acknowledged payment is final and all nodes are equal. What nodes and the API server call
+    /// final is recorded while it runs, and nothing of it may ever be contradicted.
+    ///
     /// Faults of a scenario strike processes (stop, kill, pause, restart) or what nodes send each other (partition, delay,
-    /// loss). For the latter, and only then, datagrams between the nodes go through a relay in this process. However it
+    /// loss); a partition may take payments that spend the same money on both sides, and a node may run twice. For faults of
+    /// the network and for twins, and only then, datagrams between the nodes go through a relay in this process. However it
     /// ends, its nodes end with it, and nothing is left that would be cut off.
     Storm {
         scenario: PathBuf,

@@ -58,9 +58,20 @@ pub struct Network {
     pub nodes: Vec<NodeAddress>,
     /// HTTP address of the API server.
     pub api: Option<String>,
+    /// Twins among the nodes, which stand behind those of genesis.
+    pub twins: Vec<TwinPlace>,
     /// Where nodes find each other, if a relay is to be between them.
     pub fronts: Option<Fronts>,
     pub members: Vec<Member>,
+}
+
+/// A node with two processes, by their places among the nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TwinPlace {
+    pub original: usize,
+    pub twin: usize,
+    /// Those that look for the node's key where the twin is.
+    pub heard_by: Vec<usize>,
 }
 
 /// Where the programs are.
@@ -102,6 +113,13 @@ struct NodeConfig<'a> {
     peer: Vec<PeerConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checkpoint: Option<Checkpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<LimitsConfig>,
+}
+
+#[derive(Serialize)]
+struct LimitsConfig {
+    joining_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -154,12 +172,20 @@ impl Network {
             let (name, key) = (validator.name.clone(), validator.key);
             nodes.push(NodeAddress { name, quic: ports.next_address()?, key });
         }
+        let mut twins = Vec::new();
+        for twin in &wanted.twins {
+            let place = |name: &String| nodes.iter().position(|node| node.name == *name);
+            let original = place(&twin.of).expect("a checked scenario's twins are those of its nodes");
+            let heard_by = twin.heard_by.iter().filter_map(place).collect();
+            twins.push(TwinPlace { original, twin: nodes.len(), heard_by });
+            nodes.push(NodeAddress { name: twin.name(), quic: ports.next_address()?, key: nodes[original].key });
+        }
         let genesis_file = directory.join("genesis.toml");
         write(&genesis_file, &located_genesis(prepared, &nodes).to_toml())?;
         let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.quic).collect();
         let fronts = relayed.then(|| Fronts::bind(&addresses)).transpose().map_err(NetworkError::Relay)?;
         let directory = directory.to_path_buf();
-        let mut network = Self { directory, genesis_file, nodes, api: None, fronts, members: Vec::new() };
+        let mut network = Self { directory, genesis_file, nodes, api: None, twins, fronts, members: Vec::new() };
         for place in 0..network.nodes.len() {
             let member = network.lay_out_node(place, &plan, wanted, programs, ports.next_address()?)?;
             network.members.push(member);
@@ -183,7 +209,7 @@ impl Network {
     ) -> Result<Member, NetworkError> {
         let node = &self.nodes[place];
         let directory = self.directory.join(&node.name);
-        let key = write_key(&directory, plan, Role::Validator(place as u16))?;
+        let key = write_key(&directory, plan, Role::Validator(self.validator(place) as u16))?;
         let (config, data) = (directory.join("node.toml"), directory.join("data"));
         let client = |name, role, wire| ClientConfig {
             name,
@@ -191,9 +217,10 @@ impl Network {
             role: wire,
         };
         let peer = |(other, address): (usize, SocketAddr)| {
-            let validator = self.nodes[other].name.clone();
+            let validator = self.nodes[self.validator(other)].name.clone();
             PeerConfig { validator, address }
         };
+        let fronts = self.fronts.iter().flat_map(|fronts| fronts.of(place));
         let content = NodeConfig {
             genesis: &self.genesis_file,
             data: &data,
@@ -205,8 +232,9 @@ impl Network {
                 client("loadgen-watcher", Role::Watcher, "follower"),
                 client("api-server", Role::ApiServer, "follower"),
             ],
-            peer: self.fronts.iter().flat_map(|fronts| fronts.of(place)).map(peer).collect(),
+            peer: fronts.filter(|(other, _)| self.looks_for(place, *other)).map(peer).collect(),
             checkpoint: wanted.checkpoint,
+            limits: wanted.joining_ms.map(|joining_ms| LimitsConfig { joining_ms }),
         };
         write(&config, &toml::to_string(&content).expect("plain tables of text and numbers"))?;
         let process = self.process(&node.name, programs, &programs.node, &config);
@@ -231,12 +259,35 @@ impl Network {
             key: &key,
             listen: http,
             metrics,
-            node: self.nodes.iter().map(entry).collect(),
+            node: self.honest().map(entry).collect(),
             checkpoint: wanted.checkpoint,
         };
         write(&config, &toml::to_string(&content).expect("plain tables of text and numbers"))?;
         let process = self.process(API_SERVER, programs, &programs.api_server, &config);
         Ok(Member { process, data, config, metrics })
+    }
+
+    /// Whose key a process has, by place in genesis.
+    fn validator(&self, place: usize) -> usize {
+        self.twins.iter().find(|twins| twins.twin == place).map_or(place, |twins| twins.original)
+    }
+
+    /// Whether a process looks for another one's key where that one is. A twin looks for its node, so that they meet once
+    /// nothing parts them; the node knows of no twin.
+    fn looks_for(&self, place: usize, other: usize) -> bool {
+        let hears_twin = |twins: &TwinPlace| twins.heard_by.contains(&place);
+        match self.twins.iter().find(|twins| twins.twin == other || twins.original == other) {
+            None => true,
+            Some(twins) if twins.original == place => false,
+            Some(twins) if twins.twin == other => hears_twin(twins),
+            Some(twins) => !hears_twin(twins),
+        }
+    }
+
+    /// The nodes that have no twin, in the order of genesis.
+    pub fn honest(&self) -> impl Iterator<Item = &NodeAddress> {
+        let twinned = |place: &usize| self.twins.iter().any(|twins| twins.original == *place || twins.twin == *place);
+        (0..self.nodes.len()).filter(move |place| !twinned(place)).map(|place| &self.nodes[place])
     }
 
     fn process(&self, name: &str, programs: &Programs, program: &Path, config: &Path) -> Process {
@@ -369,6 +420,8 @@ impl Ports {
 mod tests {
     use super::*;
     use crate::prepare::{Parameters, prepare};
+    use crate::scenario::Twin;
+    use zeni_ledger::genesis::FaultModel;
 
     fn prepared(root: &Path) -> Prepared {
         prepare(root, &Parameters::small(1), 1_760_000_000_000).unwrap()
@@ -383,6 +436,9 @@ mod tests {
             api_server: true,
             checkpoint: Some(Checkpoint { interval_s: 5, depth: 2 }),
             attach: None,
+            fault_model: FaultModel::Crash,
+            joining_ms: None,
+            twins: Vec::new(),
         }
     }
 
@@ -440,6 +496,43 @@ mod tests {
         }
         assert_eq!(addresses.len(), 6);
         assert!(network.nodes.iter().all(|node| !addresses.contains(&node.quic.to_string())));
+    }
+
+    #[test]
+    fn a_twin_has_its_nodes_key_and_is_found_by_those_that_are_to_hear_it() {
+        let root = tempfile::tempdir().unwrap();
+        let twin = Twin { of: "node-2".into(), heard_by: vec!["node-3".into()] };
+        let wanted = Wanted { twins: vec![twin], joining_ms: Some(2_000), ..wanted() };
+        let network = Network::lay_out(root.path(), &prepared(root.path()), &wanted, true, &programs()).unwrap();
+        assert_eq!(network.nodes[3].name, "node-2-twin");
+        assert_eq!(network.nodes[3].key, network.nodes[1].key);
+        assert_ne!(network.nodes[3].quic, network.nodes[1].quic);
+        assert_eq!(network.honest().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["node-1", "node-3"]);
+        let read = |place: usize| {
+            let text = fs::read_to_string(&network.members[place].config).unwrap();
+            toml::from_str::<toml::Table>(&text).unwrap()
+        };
+        let fronts = network.fronts.as_ref().unwrap();
+        let front = |from: usize, to: usize| fronts.of(from).find(|(other, _)| *other == to).unwrap().1.to_string();
+        // Of each process: whose key it looks for, and at which process.
+        let looks = [
+            (0, vec![("node-2", 1), ("node-3", 2)]),
+            (1, vec![("node-1", 0), ("node-3", 2)]),
+            (2, vec![("node-1", 0), ("node-2", 3)]),
+            (3, vec![("node-1", 0), ("node-2", 1), ("node-3", 2)]),
+        ];
+        for (place, wanted) in looks {
+            let config = read(place);
+            let peers: Vec<(String, String)> = (config["peer"].as_array().unwrap().iter())
+                .map(|peer| (peer["validator"].as_str().unwrap().into(), peer["address"].as_str().unwrap().into()))
+                .collect();
+            let wanted: Vec<(String, String)> =
+                wanted.into_iter().map(|(name, other)| (name.to_owned(), front(place, other))).collect();
+            assert_eq!(peers, wanted, "of process {place}");
+            assert_eq!(config["limits"]["joining_ms"].as_integer(), Some(2_000));
+        }
+        let api: toml::Table = toml::from_str(&fs::read_to_string(&network.members[4].config).unwrap()).unwrap();
+        assert_eq!(api["node"].as_array().map(Vec::len), Some(2), "it follows nobody who has a twin");
     }
 
     #[test]

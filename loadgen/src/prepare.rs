@@ -51,6 +51,19 @@ pub struct Parameters {
     pub state_depth: u32,
     /// Batches that one block may list.
     pub batches_max: u32,
+    /// Not written for the crash model, so that what was prepared before there was a choice keeps its name.
+    #[serde(default = "crash", skip_serializing_if = "is_crash")]
+    pub fault_model: FaultModel,
+}
+
+/// The fault model of whoever does not choose one.
+pub const fn crash() -> FaultModel {
+    FaultModel::Crash
+}
+
+/// Whether it need not be written down.
+pub fn is_crash(model: &FaultModel) -> bool {
+    *model == FaultModel::Crash
 }
 
 /// What `meta.json` tells of a prepared directory. It is written last.
@@ -94,7 +107,15 @@ impl Parameters {
     /// Three nodes, twenty accounts and blocks of a second.
     #[cfg(test)]
     pub(crate) fn small(seed: u64) -> Self {
-        Self { seed, accounts: 20, nodes: 3, block_interval_ms: 1_000, state_depth: 4, batches_max: 64 }
+        Self {
+            seed,
+            accounts: 20,
+            nodes: 3,
+            block_interval_ms: 1_000,
+            state_depth: 4,
+            batches_max: 64,
+            fault_model: FaultModel::Crash,
+        }
     }
 
     /// Names the directory: readable in front, exact behind.
@@ -229,7 +250,7 @@ fn genesis(parameters: &Parameters, now_ms: u64, accounts_digest: [u8; 32]) -> G
     });
     Genesis {
         purpose: Purpose::Test,
-        fault_model: FaultModel::Crash,
+        fault_model: parameters.fault_model,
         time_ms: now_ms,
         block_interval_ms: parameters.block_interval_ms,
         state_depth: parameters.state_depth,
@@ -336,7 +357,13 @@ mod tests {
     const NOW_MS: u64 = 1_760_000_000_123;
 
     fn parameters() -> Parameters {
-        Parameters { seed: 11, accounts: 300, nodes: 3, block_interval_ms: 3_000, state_depth: 6, batches_max: 2_048 }
+        Parameters {
+            accounts: 300,
+            block_interval_ms: 3_000,
+            state_depth: 6,
+            batches_max: 2_048,
+            ..Parameters::small(11)
+        }
     }
 
     #[test]
@@ -348,6 +375,18 @@ mod tests {
             let read = |prepared: &Prepared| fs::read(prepared.directory.join(file)).unwrap();
             assert!(read(&one) == read(&two), "{file} differs");
         }
+    }
+
+    #[test]
+    fn the_fault_model_is_genesis_and_the_crash_model_is_not_written() {
+        let root = tempfile::tempdir().unwrap();
+        let crash = serde_json::to_string(&parameters()).unwrap();
+        assert!(!crash.contains("fault_model"), "{crash}");
+        let byzantine = Parameters { fault_model: FaultModel::Byzantine, nodes: 4, ..parameters() };
+        assert_ne!(byzantine.key(), Parameters { nodes: 4, ..parameters() }.key());
+        let prepared = prepare(root.path(), &byzantine, NOW_MS).unwrap();
+        assert_eq!(prepared.genesis.fault_model, FaultModel::Byzantine);
+        assert_eq!(Prepared::open(&prepared.directory).unwrap().meta.parameters, byzantine);
     }
 
     #[test]

@@ -19,6 +19,13 @@ pub const LEASH: &str = "leash";
 /// Bytes of a log that are read at a time, at most: what a start tells stands within them.
 const LOG_READ_MAX: u64 = 4 << 20;
 
+/// What a node exits with when it has stopped for good.
+const HALTED: i32 = 3;
+/// How the last line of such a node's log begins; the reason follows.
+const LAST_WORDS: &str = "node: ";
+/// Bytes at the end of a log that are searched for last words.
+const LAST_WORDS_WITHIN: u64 = 64 << 10;
+
 /// Why a process could not be started, harmed or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -46,12 +53,26 @@ pub struct Process {
     sent: Vec<Signal>,
     /// Ends that these signals do not explain, or that were no clean ones; in words.
     bad_ends: Vec<String>,
+    may_halt: bool,
+    /// Why it halted.
+    halt: Option<String>,
 }
 
 impl Process {
     /// A process that is not started yet. Its output is appended to `log`.
     pub fn new(name: String, leash: PathBuf, program: PathBuf, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name, leash, program, arguments, log, child: None, sent: Vec::new(), bad_ends: Vec::new() }
+        let (child, sent, bad_ends, may_halt, halt) = (None, Vec::new(), Vec::new(), false, None);
+        Self { name, leash, program, arguments, log, child, sent, bad_ends, may_halt, halt }
+    }
+
+    /// From now on it may halt for good, if it says why.
+    pub fn allow_halt(&mut self) {
+        self.may_halt = true;
+    }
+
+    /// Why it halted, in its own words; `None` if it has not.
+    pub fn halt(&self) -> Option<&str> {
+        self.halt.as_deref()
     }
 
     /// Its process id while it runs.
@@ -141,12 +162,15 @@ impl Process {
         Ok(())
     }
 
-    /// An error if it was started and has ended although nobody asked it to.
+    /// An error if it was started and has ended although nobody asked it to, unless it halted and may.
     pub fn check(&mut self) -> Result<(), ProcessError> {
         match self.ended()? {
             None => Ok(()),
             Some(status) => {
                 self.child = None;
+                if self.takes_as_halt(status)? {
+                    return Ok(());
+                }
                 Err(ProcessError::Ended { name: self.name.clone(), status, log: self.log.clone() })
             }
         }
@@ -164,8 +188,23 @@ impl Process {
         child.try_wait().map_err(|error| self.error("looking after it", error))
     }
 
+    /// Whether this end is a halt that is allowed, which is then kept with its reason.
+    fn takes_as_halt(&mut self, status: ExitStatus) -> Result<bool, ProcessError> {
+        if !self.may_halt || status.code() != Some(HALTED) {
+            return Ok(false);
+        }
+        let tail = self.log_since(self.log_length()?.saturating_sub(LAST_WORDS_WITHIN))?;
+        self.halt = tail.lines().rev().find_map(|line| Some(line.strip_prefix(LAST_WORDS)?.to_owned()));
+        Ok(self.halt.is_some())
+    }
+
     fn note_end(&mut self, status: ExitStatus) {
         self.child = None;
+        match self.takes_as_halt(status) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => self.bad_ends.push(error.to_string()),
+        }
         let explained = match status.signal() {
             Some(signal) => self.sent.iter().any(|sent| sent.as_raw() == signal),
             None => status.success() && self.sent.contains(&Signal::TERM),

@@ -86,6 +86,11 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// Cuts some directions before anything goes there, until a strike on them is dropped.
+    pub fn cut(&self, ways: &[Way]) {
+        ways.iter().filter_map(|way| self.lanes.get(way)).for_each(|lane| lane.set(Rule::Drop));
+    }
+
     /// Sets a rule on some directions, until the strike is dropped. They are the scenario's, which was checked.
     pub fn strike(&self, ways: &[Way], rule: Rule) -> Strike {
         let lane = |way: &Way| Arc::clone(self.lanes.get(way).expect("a checked scenario names nodes that are there"));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api_audit::ApiState;
-use crate::audit::{NodeState, Verified};
+use crate::audit::{Halted, NodeState, Verified};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::relay::Struck;
 use crate::resources::Usage;
@@ -15,6 +15,12 @@ use crate::scenario::Scenario;
 pub const REPORT_FILE: &str = "report.json";
 /// Name of the report for people.
 pub const HTML_FILE: &str = "report.html";
+
+/// What nodes say that halt because a validator signs twice: see `HaltReason::TwinFound` and
+/// `HaltReason::ConflictingFinality`.
+const HALT_REASONS: [&str; 2] = ["another node runs with this node's key", "does not descend from the final block"];
+/// Kinds of misbehaviour that only a validator shows who signed twice.
+const EVIDENCE: [&str; 2] = ["equivocation", "double_vote"];
 
 /// What a storm found. Fields of finality are `null` in reports from before the ledger had it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +76,12 @@ pub struct Report {
     #[serde(default)]
     pub api_server: Option<ApiState>,
     pub verified: Vec<Verified>,
+    /// Node processes that stopped for good, and why.
+    #[serde(default)]
+    pub halts: Vec<Halted>,
+    /// What nodes without twins counted of what no correct node does, by node and kind.
+    #[serde(default)]
+    pub misbehaviour: BTreeMap<String, BTreeMap<String, u64>>,
     pub faults: Vec<FaultReport>,
     /// Submissions that went out again, by reason.
     pub resends: BTreeMap<String, u64>,
@@ -85,10 +97,12 @@ pub struct Report {
     pub settings: Scenario,
 }
 
-/// Attempts to spend twice.
+/// Attempts to spend twice, one payment on each side of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DoubleSpends {
+    /// Pairs of which both sides took their payment.
     pub made: u64,
+    /// Those that do not end with one final payment and its name told to whoever asks for the other.
     pub unresolved: u64,
 }
 
@@ -224,6 +238,39 @@ pub struct BlockPoint {
 impl Report {
     /// Judges everything that must hold, and sets `passed` and `failures`. What is found before stays.
     pub fn judge(&mut self) {
+        let failures = if self.settings.audit.halt { self.broken_by_halting() } else { self.broken() };
+        for failure in failures {
+            // Judging a stored report again must not tell everything twice.
+            if !self.failures.contains(&failure) {
+                self.failures.push(failure);
+            }
+        }
+        self.passed = self.failures.is_empty();
+    }
+
+    /// What does not hold of a storm that the nodes are not to outlive.
+    fn broken_by_halting(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut must = |holds: bool, what: String| {
+            if !holds {
+                failures.push(what);
+            }
+        };
+        must(self.accepted == self.offered, format!("{} of {} payments were accepted", self.accepted, self.offered));
+        for node in self.settings.process_names() {
+            let halted = self.halts.iter().find(|halted| halted.node == node);
+            must(halted.is_some(), format!("{node} did not halt"));
+            let reason = halted.map_or("", |halted| halted.reason.as_str());
+            let expected = HALT_REASONS.iter().any(|expected| reason.contains(expected));
+            must(halted.is_none() || expected, format!("{node} halted for another reason: {reason}"));
+        }
+        let (found, planned) = (self.faults.len(), self.settings.faults.len());
+        must(found == planned, format!("{found} of {planned} faults are recorded"));
+        failures
+    }
+
+    /// What does not hold of a storm that the nodes are to outlive.
+    fn broken(&self) -> Vec<String> {
         let mut failures = Vec::new();
         let mut must = |holds: bool, what: String| {
             if !holds {
@@ -234,6 +281,10 @@ impl Report {
         must(self.accepted == self.offered, format!("{} of {} payments were accepted", self.accepted, self.offered));
         must(self.included == self.offered, format!("{} of {} payments are in the chain", self.included, self.offered));
         must(self.lost == 0, format!("{} acknowledged payments are lost: in no final block", self.lost));
+        let DoubleSpends { made, unresolved } = self.double_spends;
+        must(unresolved == 0, format!("{unresolved} of {made} double spends are unresolved"));
+        let wanted = self.settings.accounts_of_double_spends() > 0;
+        must(!wanted || made > 0, "no double spend was taken by both sides".into());
         let reverted = self.final_reverted.unwrap_or(0);
         must(reverted == 0, format!("{reverted} final blocks were contradicted later"));
         let unknown = self.final_unknown;
@@ -289,14 +340,12 @@ impl Report {
             let loaded = fault.without_checkpoint.as_ref().is_some_and(Vec::is_empty);
             must(loaded, format!("{without} loaded no checkpoint after the {} at {} s", fault.kind, fault.at_s));
         }
+        let signed_twice: u64 =
+            self.misbehaviour.values().flat_map(|counted| EVIDENCE.map(|kind| counted.get(kind))).flatten().sum();
+        let evident = !self.settings.audit.evidence || signed_twice > 0;
+        must(evident, "no node counted a validator that signed twice".into());
         failures.extend(self.broken_thresholds());
-        for failure in failures {
-            // Judging a stored report again must not tell everything twice.
-            if !self.failures.contains(&failure) {
-                self.failures.push(failure);
-            }
-        }
-        self.passed = self.failures.is_empty();
+        failures
     }
 
     fn broken_thresholds(&self) -> Vec<String> {
@@ -386,6 +435,15 @@ impl Report {
             let BlockFinal { p50, p99, max, blocks } = found;
             format!("  blocks final after p50 {p50}, p99 {p99}, max {max} ms from their slots ({blocks} blocks)")
         }));
+        if self.settings.accounts_of_double_spends() > 0 {
+            let DoubleSpends { made, unresolved } = self.double_spends;
+            lines.push(format!("  double spends made {made}, unresolved {unresolved}"));
+        }
+        lines.extend(self.misbehaviour.iter().map(|(node, counted)| {
+            let counted: Vec<String> = counted.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+            format!("  {node} counted {}", counted.join(", "))
+        }));
+        lines.extend(self.halts.iter().map(|Halted { node, reason }| format!("  {node} halted: {reason}")));
         for fault in &self.faults {
             lines.push(format!(
                 "  {} at {:.1} s for {:.1} s: dip_ratio {}, resync_s {}, final_during {}, first_final_s {}",
@@ -494,7 +552,9 @@ mod tests {
 
     #[test]
     fn what_must_always_hold_is_judged_without_a_threshold() {
-        let broken: [Break<Report>; 10] = [
+        let broken: [Break<Report>; 12] = [
+            ("double spends are unresolved", |report| report.double_spends = DoubleSpends { made: 2, unresolved: 1 }),
+            ("no double spend was taken", |report| report.settings.faults[0].double_spends = Some(1)),
             ("lost", |report| report.lost = 1),
             ("contradicted later", |report| report.final_reverted = Some(1)),
             ("not known whether", |report| report.final_unknown = 1),
@@ -539,6 +599,40 @@ mod tests {
         assert_eq!(without(|report| report.faults.clear()), ["0 of 1 faults are recorded"]);
         let unknown = "resync_s of the kill at 20 s is unknown: not all targets came back";
         assert_eq!(without(|report| report.faults[0].resync_s = None), [unknown]);
+    }
+
+    #[test]
+    fn where_all_nodes_are_to_halt_each_must_have_said_why() {
+        let halted = |node: &str, reason: &str| Halted { node: node.into(), reason: reason.into() };
+        let twin = "another node runs with this node's key (its boot id is 0x1); stop one of the two";
+        let conflict = "decision 4 made block ab at height 9 final, and it does not descend from the final block cd";
+        let good = || vec![halted("node-1", conflict), halted("node-2", twin), halted("node-3", conflict)];
+        let judged = |change: fn(&mut Report), halts: Vec<Halted>| {
+            judged(|report| {
+                report.settings.audit.halt = true;
+                (report.lost, report.nodes_equal, report.final_reverted) = (7, false, Some(3));
+                report.halts = halts;
+                change(report);
+            })
+        };
+        assert_eq!(judged(|_| {}, good()), Vec::<String>::new());
+        assert_eq!(judged(|_| {}, good()[1..].to_vec()), ["node-1 did not halt"]);
+        let archive = vec![halted("node-1", "the archive failed: gone"), good()[1].clone(), good()[2].clone()];
+        assert_eq!(judged(|_| {}, archive), ["node-1 halted for another reason: the archive failed: gone"]);
+        assert_eq!(judged(|report| report.faults.clear(), good()), ["0 of 1 faults are recorded"]);
+    }
+
+    #[test]
+    fn evidence_must_be_counted_by_an_honest_node_if_it_is_wanted() {
+        let counted = |kind: &str| {
+            judged(|report| {
+                report.settings.audit.evidence = true;
+                report.misbehaviour = [("node-1".to_owned(), [(kind.to_owned(), 2)].into())].into();
+            })
+        };
+        assert_eq!(counted("equivocation"), Vec::<String>::new());
+        assert_eq!(counted("double_vote"), Vec::<String>::new());
+        assert_eq!(counted("bad_signature"), ["no node counted a validator that signed twice"]);
     }
 
     #[test]

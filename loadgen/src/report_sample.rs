@@ -82,6 +82,8 @@ pub(crate) fn sample() -> Report {
             as_the_nodes: true,
         }),
         verified: Vec::new(),
+        halts: Vec::new(),
+        misbehaviour: BTreeMap::new(),
         faults: vec![FaultReport {
             kind: "kill".into(),
             targets: vec!["node-2".into(), "node-3".into()],

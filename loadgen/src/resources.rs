@@ -106,6 +106,21 @@ pub fn parse_counter(metrics: &str, name: &str) -> Option<u64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
 }
 
+/// The samples of a counter in Prometheus text, summed by one of its labels.
+pub fn parse_by_label(metrics: &str, name: &str, label: &str) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for line in metrics.lines() {
+        let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix('{')) else { continue };
+        let Some((labels, value)) = rest.rsplit_once("} ") else { continue };
+        let wanted = labels.split(',').find_map(|pair| pair.strip_prefix(label)?.strip_prefix("=\""));
+        let value: Option<f64> = value.parse().ok();
+        if let (Some(wanted), Some(value)) = (wanted.and_then(|text| text.strip_suffix('"')), value) {
+            *found.entry(wanted.to_owned()).or_default() += value as u64;
+        }
+    }
+    found
+}
+
 /// Bytes of all files below a directory; what vanishes meanwhile counts as nothing.
 pub fn directory_bytes(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
@@ -120,6 +135,15 @@ pub fn directory_bytes(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_is_summed_by_a_label() {
+        let text = "# TYPE zeni_misbehaviour_total counter\nzeni_misbehaviour_total{kind=\"equivocation\"} 2\n\
+                    zeni_misbehaviour_total{node=\"a\",kind=\"double_vote\"} 3\n\
+                    zeni_misbehaviour_total{node=\"b\",kind=\"double_vote\"} 4\nzeni_misbehaviour_totals{kind=\"x\"} 9\n";
+        let found = parse_by_label(text, "zeni_misbehaviour_total", "kind");
+        assert_eq!(found, [("double_vote".to_owned(), 7), ("equivocation".to_owned(), 2)].into());
+    }
 
     #[test]
     fn lives_are_summed_and_peaks_are_not() {

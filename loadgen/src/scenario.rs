@@ -7,8 +7,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeni_ledger::genesis::FaultModel;
 
+use crate::double_spends;
 use crate::prepare::{self, Parameters};
+use crate::relay::Way;
 
 /// Phases of one scenario, at most.
 pub const PHASES_MAX: usize = 64;
@@ -73,6 +76,32 @@ pub struct Network {
     pub checkpoint: Option<Checkpoint>,
     #[serde(default)]
     pub attach: Option<Attach>,
+    /// Of genesis: what validators may do without two final blocks contradicting each other.
+    #[serde(default = "prepare::crash", skip_serializing_if = "prepare::is_crash")]
+    pub fault_model: FaultModel,
+    /// How long a starting node waits to hear from every validator, in milliseconds; as long as nodes do by themselves if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining_ms: Option<u64>,
+    /// Second processes with the key of a node, each with an address and data of its own. Neither the node nor its twin is
+    /// honest: payments go to others, and what is audited is the others'.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub twins: Vec<Twin>,
+}
+
+/// A second process with the key of a node. It is named after it: `node-2-twin`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Twin {
+    pub of: String,
+    /// Nodes that look for the node's key where the twin is. All others look where the node is.
+    pub heard_by: Vec<String>,
+}
+
+impl Twin {
+    pub fn name(&self) -> String {
+        format!("{}-twin", self.of)
+    }
 }
 
 /// When the processes take checkpoints.
@@ -137,7 +166,7 @@ pub struct Fault {
     /// Names of nodes (`node-1` …) or `api-server`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
-    /// Seconds from the first intended send.
+    /// Seconds from the first intended send. A partition at 0 s is there before the processes start.
     pub at_s: u64,
     /// Until it is undone.
     #[serde(default)]
@@ -165,6 +194,10 @@ pub struct Fault {
     /// Blocks that may become final while it lasts, at most: 0 if it leaves no quorum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_during_max: Option<u64>,
+    /// Of a partition: pairs of payments that spend the same money, one sent to each side while it lasts. Each pair takes
+    /// one of the last accounts, their receivers two more; none of these pays anything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub double_spends: Option<u64>,
 }
 
 /// What is done to a process, or to the network between nodes.
@@ -193,6 +226,18 @@ pub enum FaultKind {
 pub struct Audit {
     /// Stop the nodes and run `node verify` on the data of each.
     pub verify: bool,
+    /// The faults go beyond what the ledger can bear: every node must halt, because it met a twin or learnt of two final
+    /// blocks that contradict each other, and say so. Then nothing is asked of payments beyond their acknowledgement.
+    #[serde(skip_serializing_if = "is_false")]
+    pub halt: bool,
+    /// An honest node must have counted a validator that signed twice.
+    #[serde(skip_serializing_if = "is_false")]
+    pub evidence: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What must hold besides what always must: nothing lost, nothing twice, every payment final, nothing final ever taken
@@ -218,6 +263,13 @@ pub struct Thresholds {
     pub rss_max_bytes: Option<u64>,
 }
 
+impl Thresholds {
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// How long things may take. All of them together are below `run_s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -236,7 +288,7 @@ pub struct Timeouts {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { verify: true }
+        Self { verify: true, halt: false, evidence: false }
     }
 }
 
@@ -315,7 +367,19 @@ impl Scenario {
             block_interval_ms: self.network.block_interval_ms,
             state_depth: self.network.state_depth,
             batches_max: self.network.batches_max,
+            fault_model: self.network.fault_model,
         }
+    }
+
+    /// Payments that the phases may send: those of all accounts but the ones that double spends take.
+    pub fn payments(&self) -> u64 {
+        self.accounts.saturating_sub(self.accounts_of_double_spends())
+    }
+
+    /// Accounts that double spends take from the end.
+    pub fn accounts_of_double_spends(&self) -> u64 {
+        let pairs: u64 = self.faults.iter().filter_map(|fault| fault.double_spends).fold(0, u64::saturating_add);
+        if pairs == 0 { 0 } else { pairs.saturating_add(double_spends::RECEIVERS) }
     }
 
     /// Names of the nodes in the order of genesis.
@@ -323,17 +387,35 @@ impl Scenario {
         (0..self.network.nodes).map(prepare::node_name).collect()
     }
 
-    /// The place of the node that `target = "one"` means.
+    /// Names of all node processes: the nodes, then twins.
+    pub fn process_names(&self) -> Vec<String> {
+        let twins = self.network.twins.iter().map(Twin::name);
+        self.node_names().into_iter().chain(twins).collect()
+    }
+
+    /// Names of the nodes that have no twin, in the order of genesis.
+    pub fn honest_names(&self) -> Vec<String> {
+        let honest = |name: &String| !self.network.twins.iter().any(|twin| twin.of == *name);
+        self.node_names().into_iter().filter(honest).collect()
+    }
+
+    /// The directions that are cut before the processes start.
+    pub fn cut_at_first(&self) -> Vec<Way> {
+        let first = self.faults.iter().filter(|fault| fault.kind == FaultKind::Partition && fault.at_s == 0);
+        first.flat_map(|fault| fault.ways(&self.process_names())).collect()
+    }
+
+    /// The place of the node that `target = "one"` means, among those without a twin.
     pub fn target_place(&self) -> usize {
-        let names = self.node_names();
+        let names = self.honest_names();
         self.target_node.as_ref().and_then(|node| names.iter().position(|name| name == node)).unwrap_or(0)
     }
 
-    /// The place of the node that is followed first: one that no fault strikes if there is one, for noticing that the
+    /// The place of the node that is followed first, among those without a twin: one that no fault strikes if there is one, for noticing that the
     /// followed node is gone takes seconds, which would count as latency.
     pub fn watched_place(&self) -> usize {
         let struck = |name: &String| self.faults.iter().any(|fault| fault.targets.contains(name));
-        let spared = self.node_names().iter().position(|name| !struck(name));
+        let spared = self.honest_names().iter().position(|name| !struck(name));
         spared.unwrap_or_else(|| self.target_place())
     }
 
@@ -359,8 +441,22 @@ impl Fault {
     /// A fault of processes.
     pub fn of_processes(kind: FaultKind, targets: Vec<String>, at_s: u64, duration_s: u64) -> Self {
         let (groups, nodes, from, to) = Default::default();
-        let (ms, jitter_ms, percent, final_during_max) = Default::default();
-        Self { kind, targets, at_s, duration_s, groups, nodes, from, to, ms, jitter_ms, percent, final_during_max }
+        let (ms, jitter_ms, percent, final_during_max, double_spends) = Default::default();
+        Self {
+            kind,
+            targets,
+            at_s,
+            duration_s,
+            groups,
+            nodes,
+            from,
+            to,
+            ms,
+            jitter_ms,
+            percent,
+            final_during_max,
+            double_spends,
+        }
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -427,6 +523,47 @@ mod tests {
         assert_eq!(scenario.phases[0].rate_per_s, Rate::PerSecond(100));
         assert_eq!(scenario.node_names(), ["node-1", "node-2", "node-3"]);
         assert_eq!(scenario.target_place(), 0);
+    }
+
+    const TWIN: &str = "[[network.twins]]\nof = \"node-2\"\nheard_by = [\"node-3\"]\n";
+
+    #[test]
+    fn a_twin_is_a_process_that_faults_of_the_network_may_name_and_nobody_pays() {
+        let cut = "[[faults]]\nkind = \"partition\"\nat_s = 0\nduration_s = 5\n\
+                   groups = [[\"node-2\"], [\"node-2-twin\"]]\n";
+        let scenario = Scenario::parse(&with(&format!("{TWIN}{cut}"))).unwrap();
+        assert_eq!(scenario.process_names(), ["node-1", "node-2", "node-3", "node-2-twin"]);
+        assert_eq!(scenario.honest_names(), ["node-1", "node-3"]);
+        assert!(scenario.needs_relay() && Scenario::parse(&with(TWIN)).unwrap().needs_relay());
+        let places: Vec<_> = scenario.cut_at_first().iter().map(|way| (way.from, way.to)).collect();
+        assert_eq!(places, [(1, 3), (3, 1)]);
+        let bad = [
+            (TWIN.replace("of = \"node-2\"", "of = \"node-9\""), "node-9"),
+            (format!("{TWIN}{TWIN}"), "one twin"),
+            (TWIN.replace("node-3", "node-2"), "without twins"),
+            (format!("{TWIN}{}", fault("stop", r#"["node-2"]"#, 30, 5)), "node-1, node-3"),
+            (format!("{TWIN}{}", fault("stop", r#"["node-2-twin"]"#, 30, 5)), "node-1, node-3"),
+        ];
+        for (text, word) in bad {
+            let told = refused(&with(&text));
+            assert!(told.contains(word), "{text}: {told}");
+        }
+        let paid = LEAST.replace("target = \"one\"", "target = \"one\"\ntarget_node = \"node-2\"");
+        assert!(refused(&format!("{paid}\n{TWIN}")).contains("target_node"));
+    }
+
+    #[test]
+    fn what_is_to_halt_is_asked_nothing_else() {
+        let halt = "[audit]\nhalt = true\nverify = false\n";
+        let quiet = LEAST.replace("state_depth = 8", "state_depth = 8\napi_server = false");
+        assert!(Scenario::parse(&format!("{quiet}\n{halt}")).is_ok());
+        for text in [
+            with(halt),
+            format!("{quiet}\n[audit]\nhalt = true\n"),
+            format!("{quiet}\n{halt}[thresholds]\nmean_tps_min = 1.0\n"),
+        ] {
+            assert!(refused(&text).contains("audit.halt"), "{text}");
+        }
     }
 
     #[test]
@@ -541,6 +678,6 @@ mod tests {
             assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
             found += 1;
         }
-        assert!(found >= 11, "only {found} scenarios");
+        assert!(found >= 15, "only {found} scenarios");
     }
 }

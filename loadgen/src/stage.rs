@@ -15,7 +15,7 @@ use crate::link::{self, Link, NodeAddress};
 use crate::network::{self, Network, NetworkError, Programs};
 use crate::plan::Role as KeyOf;
 use crate::prepare::Prepared;
-use crate::relay::Relay;
+use crate::relay::{Relay, Way};
 use crate::scenario::{Attach, Network as Wanted};
 
 /// Between two looks at nodes that are starting.
@@ -42,8 +42,12 @@ pub enum StageError {
 pub struct Stage {
     /// Processes that were started here; without members if the network was found.
     pub network: Arc<Mutex<Network>>,
+    /// All node processes, twins behind the nodes of genesis.
     pub nodes: Vec<NodeAddress>,
+    /// To the nodes without twins, in the order of genesis.
     pub links: Vec<Arc<Link>>,
+    /// To all node processes, as in `nodes`.
+    pub everyone: Vec<Arc<Link>>,
     /// Dials nodes as a follower.
     pub watcher: Endpoint,
     pub http: Http,
@@ -58,13 +62,13 @@ pub struct Stage {
     _keepers: JoinSet<()>,
 }
 
-/// Starts the network that a scenario wants below `directory`, `relayed` with a relay between the nodes, or finds the one
-/// that it names, and waits until every node is active, at most `patience`.
+/// Starts the network that a scenario wants below `directory`, if `relayed` with a relay between the nodes in which the
+/// directions in it are cut, or finds the one that it names, and waits until every node is active, at most `patience`.
 pub async fn set(
     directory: &std::path::Path,
     prepared: &Prepared,
     wanted: &Wanted,
-    relayed: bool,
+    relayed: Option<&[Way]>,
     programs: &Programs,
     patience: Duration,
 ) -> Result<Stage, StageError> {
@@ -72,7 +76,7 @@ pub async fn set(
     let begun = Instant::now();
     let mut network = match &wanted.attach {
         Some(attach) => found(directory, prepared, attach)?,
-        None => Network::lay_out(directory, prepared, wanted, relayed, programs)?,
+        None => Network::lay_out(directory, prepared, wanted, relayed.is_some(), programs)?,
     };
     if wanted.attach.is_none() {
         network.init().await?;
@@ -85,17 +89,23 @@ pub async fn set(
     let seed = prepared.meta.parameters.seed;
     let relay = network.fronts.take().map(|fronts| Relay::start(fronts, seed)).transpose();
     let relay = relay.map_err(NetworkError::Relay)?;
+    if let (Some(relay), Some(cut)) = (&relay, relayed) {
+        relay.lanes().cut(cut);
+    }
     let started = Instant::now();
     network.start()?;
-    let links: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), submitter.clone())).collect();
+    let everyone: Vec<Arc<Link>> = nodes.iter().map(|node| Link::new(node.clone(), submitter.clone())).collect();
+    let honest: Vec<String> = network.honest().map(|node| node.name.clone()).collect();
+    let links = everyone.iter().filter(|link| honest.contains(&link.node.name)).cloned().collect();
     let mut keepers = JoinSet::new();
-    for link in &links {
+    for link in &everyone {
         keepers.spawn(Arc::clone(link).keep_up());
     }
     let mut stage = Stage {
         network: Arc::new(Mutex::new(network)),
         nodes,
         links,
+        everyone,
         watcher,
         http: Http::default(),
         api,
@@ -124,12 +134,25 @@ fn found(directory: &std::path::Path, prepared: &Prepared, attach: &Attach) -> R
         genesis_file: prepared.directory.join(crate::prepare::GENESIS_FILE),
         nodes,
         api: attach.api_server.clone(),
+        twins: Vec::new(),
         fronts: None,
         members: Vec::new(),
     })
 }
 
 impl Stage {
+    /// From now on nodes with twins may halt for good, and if `all` every node.
+    pub async fn allow_halts(&self, all: bool) {
+        let mut network = self.network.lock().await;
+        let honest: Vec<String> = network.honest().map(|node| node.name.clone()).collect();
+        for link in &self.everyone {
+            let name = &link.node.name;
+            if let Some(member) = network.member(name).filter(|_| all || !honest.contains(name)) {
+                member.process.allow_halt();
+            }
+        }
+    }
+
     async fn wait_until_ready(&self, prepared: &Prepared, patience: Duration) -> Result<(), StageError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -148,7 +171,7 @@ impl Stage {
 
     /// The first node that is not active, or the API server if it is not ready; in words.
     async fn first_not_ready(&self, prepared: &Prepared) -> Result<Option<String>, StageError> {
-        for link in &self.links {
+        for link in &self.everyone {
             let node = &link.node.name;
             match node_info(link, LOOK_DEADLINE).await {
                 Ok(info) if info.genesis != prepared.genesis_id => {

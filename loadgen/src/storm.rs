@@ -15,6 +15,7 @@ use crate::audit::{self, AuditError, Verified};
 use crate::book::Book;
 use crate::clock;
 use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
+use crate::double_spends::{Pairs, Resolved};
 use crate::events;
 use crate::faults::{FaultError, Faults, Scene};
 use crate::finals::{Finals, SharedFinals};
@@ -91,9 +92,11 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     eprintln!("run directory {}", directory.display());
     let limit = measure_limit(&prepared).await?;
     let patience = Duration::from_secs(scenario.timeouts.start_s);
-    let relayed = scenario.needs_relay();
+    let cut = scenario.cut_at_first();
+    let relayed = scenario.needs_relay().then_some(cut.as_slice());
     let stage = stage::set(&directory, &prepared, &scenario.network, relayed, &places.programs, patience).await?;
     let (init_s, active_s) = (stage.init.as_secs_f64(), stage.active.as_secs_f64());
+    stage.allow_halts(scenario.audit.halt).await;
     eprintln!("all nodes active after {active_s:.1} s; storming");
     let path = prepared.payments_file();
     let file = PaymentsFile::open(&path).map_err(file_error("opening", &path))?;
@@ -102,29 +105,45 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     // A storm that broke down is looked at as it lies.
     let settle = if failures.is_empty() { Duration::from_secs(run.scenario.timeouts.settle_s) } else { BREATH };
     let settle_until = deadline.min(Instant::now() + settle);
+    let halt = run.scenario.audit.halt;
+    let halts = if halt { settle_until } else { Instant::now() };
+    let halts = run.watched(audit::halts(&run.scene.clone(), halts), &mut failures).await;
+    // Nodes that are to halt are asked nothing: what they say last is why.
+    let settle_until = if halt { Instant::now() } else { settle_until };
     let (scene, plan) = (run.scene.clone(), prepared.plan());
     let settled = run.watched(audit::settle(&scene, &run.book, settle_until), &mut failures).await;
     let api_server = run.watched(api_audit::settle(&scene, &plan, settle_until), &mut failures).await;
+    let double_spends = match run.double_spends.clone() {
+        Some(pairs) => run.watched(pairs.resolve(&scene, settle_until), &mut failures).await,
+        None => Resolved::default(),
+    };
     // What was cut off is recorded and counts as failed, so that no threshold is passed by a fault without an end.
     let faults_until = settle_until.max(Instant::now() + BREATH).min(deadline);
     let faults = std::mem::take(&mut run.faults).end(faults_until);
     let (faults, cut_off) = run.watched(faults, &mut failures).await?;
     failures.extend(cut_off);
-    let balances = audit::balances(&scene.links, &plan).await;
-    let balances = balances.unwrap_or_else(|error| {
-        failures.push(error.to_string());
-        Vec::new()
-    });
+    let balances = match halt {
+        true => Vec::new(),
+        false => audit::balances(&scene.links, plan.receiver()).await.unwrap_or_else(|error| {
+            failures.push(error.to_string());
+            Vec::new()
+        }),
+    };
     let api_server = api_server.transpose().unwrap_or_else(|error| {
         failures.push(error);
         None
     });
+    let misbehaviour = watch::misbehaviour(&scene).await;
+    let halts = if halt { halts } else { audit::halted(&scene).await.0 };
     let verified = run.close(deadline, &mut failures).await?;
     let findings = Findings {
         settled,
         balances,
         api_server,
+        double_spends,
         verified,
+        halts,
+        misbehaviour,
         faults,
         limit,
         failures,
@@ -147,6 +166,8 @@ pub struct Run {
     pub scene: Scene,
     pub dispatch: Arc<Dispatch>,
     pub finals: SharedFinals,
+    /// Sent to both sides of partitions, if the scenario says so.
+    pub double_spends: Option<Arc<Pairs>>,
     stage: Stage,
     faults: Faults,
     /// The tracker's follower and the witnesses.
@@ -156,19 +177,25 @@ pub struct Run {
 impl Run {
     fn new(scenario: Scenario, prepared: &Prepared, file: PaymentsFile, stage: Stage) -> Self {
         let clock = StormClock::starting_in(BREATH);
-        let book = Arc::new(Book::new(prepared.meta.payments));
-        let tracker = Tracker::new(prepared.plan(), &prepared.genesis, Arc::clone(&book));
+        let payments = scenario.payments();
+        let book = Arc::new(Book::new(payments));
+        let (plan, genesis_id) = (prepared.plan(), prepared.genesis_id);
+        let double_spends = Pairs::of(&scenario, &plan, prepared.meta.valid_until, &genesis_id).map(Arc::new);
+        let mut tracker = Tracker::new(plan, &prepared.genesis, Arc::clone(&book));
+        tracker.watch(double_spends.iter().flat_map(|pairs| pairs.ids()));
         let tracker = Arc::new(Mutex::new(tracker));
         let scene = Scene {
             network: Arc::clone(&stage.network),
             meter: Arc::new(Mutex::new(Meter::default())),
             links: stage.links.clone(),
+            everyone: stage.everyone.clone(),
             tracker,
             http: stage.http.clone(),
             api: stage.api.clone(),
             lanes: stage.relay.as_ref().map(Relay::lanes),
             clock,
             patience: Duration::from_secs(scenario.timeouts.stop_s),
+            ends_in_halt: scenario.audit.halt,
         };
         let gates = gates(&scenario, &stage);
         let preference = match scenario.target {
@@ -178,15 +205,20 @@ impl Run {
         };
         let router = Router::new(preference, gates.len());
         let submit_timeout = Duration::from_millis(scenario.timeouts.submit_ms);
-        let expected_us = expected_us(&scenario.phases, prepared.meta.payments);
+        let expected_us = expected_us(&scenario.phases, payments);
         let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
         let mut ears = JoinSet::new();
-        let (nodes, watcher) = (stage.nodes.clone(), stage.watcher.clone());
+        let nodes = stage.links.iter().map(|link| link.node.clone()).collect();
+        let watcher = stage.watcher.clone();
         let first = scenario.watched_place();
         ears.spawn(follow::follow(Arc::clone(&scene.tracker), nodes, first, watcher, clock));
         let genesis = prepared.genesis.clone();
         let finals = hear_everybody(&genesis, &scene, &stage, &mut ears);
-        Self { scenario, genesis, book, scene, dispatch, finals, stage, faults: Faults::default(), ears }
+        if let Some(pairs) = &double_spends {
+            ears.spawn(Arc::clone(pairs).send(scene.everyone.clone(), clock));
+        }
+        let faults = Faults::default();
+        Self { scenario, genesis, book, scene, dispatch, finals, double_spends, stage, faults, ears }
     }
 
     /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
@@ -266,7 +298,7 @@ impl Run {
     }
 }
 
-/// Sets a witness on every node, and on the API server's events if there is one.
+/// Sets a witness on every node process, and on the API server's events if there is one.
 fn hear_everybody(genesis: &Genesis, scene: &Scene, stage: &Stage, ears: &mut JoinSet<()>) -> SharedFinals {
     let nodes = stage.nodes.iter().map(|node| node.name.clone());
     let sources: Vec<String> = nodes.chain(stage.api.iter().map(|_| API_SERVER.to_owned())).collect();

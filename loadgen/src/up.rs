@@ -23,7 +23,7 @@ pub async fn up(scenario: &Scenario, places: &Places, end: impl Future<Output = 
     let created = fs::create_dir_all(&directory);
     created.map_err(|error| StormError::File { action: "creating", path: directory.clone(), error })?;
     let patience = Duration::from_secs(scenario.timeouts.start_s);
-    let stage = stage::set(&directory, &prepared, &scenario.network, false, &places.programs, patience).await?;
+    let stage = stage::set(&directory, &prepared, &scenario.network, None, &places.programs, patience).await?;
     println!("ledger {} with {} accounts", prepared.genesis_id, prepared.meta.parameters.accounts);
     if let Some(api) = &stage.api {
         println!("API         http://{api}/v1/network");

@@ -1,5 +1,6 @@
 //! Looks after a running storm once a second: what the processes use, whether they live, and how far the storm is.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -19,6 +20,8 @@ const METRICS_EVERY: u64 = 5;
 const METRICS_DEADLINE: Duration = Duration::from_millis(500);
 /// The nodes' counter of syncs.
 const FSYNCS: &str = "zeni_fsyncs_total";
+/// The nodes' counter of what no correct node does, by kind.
+const MISBEHAVIOUR: &str = "zeni_misbehaviour_total";
 
 /// Notes what a member uses now.
 pub fn note_usage(scene: &Scene, member: &Member) {
@@ -45,6 +48,26 @@ pub async fn note_fsyncs(scene: &Scene, names: &[String]) {
             note(scene, &name, pid, Usage { fsyncs, ..usage });
         }
     }
+}
+
+/// What the nodes without twins have counted of others' misbehaviour, by node and kind. One that does not answer has counted
+/// nothing.
+pub async fn misbehaviour(scene: &Scene) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let wanted: Vec<(String, String)> = {
+        let network = scene.network.lock().await;
+        let honest: Vec<&String> = network.honest().map(|node| &node.name).collect();
+        let members = network.members.iter().filter(|member| honest.contains(&&member.process.name));
+        members.map(|member| (member.process.name.clone(), member.metrics.to_string())).collect()
+    };
+    let mut found = BTreeMap::new();
+    for (name, address) in wanted {
+        let Ok(page) = scene.http.get(&address, "/metrics", METRICS_DEADLINE).await else { continue };
+        let counted = resources::parse_by_label(&String::from_utf8_lossy(&page.body), MISBEHAVIOUR, "kind");
+        if !counted.is_empty() {
+            found.insert(name, counted);
+        }
+    }
+    found
 }
 
 fn note(scene: &Scene, name: &str, pid: u32, usage: Usage) {
@@ -83,7 +106,7 @@ pub async fn names(scene: &Scene) -> Vec<String> {
 fn tell(scene: &Scene, book: &Book, before: u64) -> u64 {
     let (sent, accepted, refused, included) = book.counts();
     let (height, undone) = follow::with(&scene.tracker, |tracker| (tracker.head().height, tracker.undone()));
-    let up: String = scene.links.iter().map(|link| if link.is_up() { '●' } else { '○' }).collect();
+    let up: String = scene.everyone.iter().map(|link| if link.is_up() { '●' } else { '○' }).collect();
     let seconds = scene.clock.now_us() / 1_000_000;
     let mut line = format!(
         "{seconds:>5} s  nodes {up}  height {height}  sent {sent}  accepted {accepted} (+{}/s)  included {included}, final \

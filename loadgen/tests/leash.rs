@@ -180,3 +180,32 @@ fn a_leash_whose_parent_is_gone_starts_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
 }
+
+#[tokio::test]
+async fn a_process_that_may_halt_and_says_why_is_no_failure_and_any_other_end_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = async |script: &str, may_halt: bool| {
+        let mut process = process(directory.path(), script);
+        if may_halt {
+            process.allow_halt();
+        }
+        process.start().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match process.check() {
+                Ok(()) if process.pid().is_none() => return Ok(process.halt().map(str::to_owned)),
+                Ok(()) => assert!(Instant::now() < deadline, "{script}"),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let halts = "echo 'node: no more' >&2; exit 3";
+    assert_eq!(ended(halts, true).await.unwrap().as_deref(), Some("no more"));
+    for (script, may_halt) in [(halts, false), ("echo 'node: no more' >&2; exit 1", true)] {
+        std::fs::remove_file(directory.path().join("log")).unwrap();
+        assert!(matches!(ended(script, may_halt).await, Err(ProcessError::Ended { .. })), "{script}");
+    }
+    std::fs::remove_file(directory.path().join("log")).unwrap();
+    assert!(ended("exit 3", true).await.is_err(), "it does not say why");
+}

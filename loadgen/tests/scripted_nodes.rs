@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use tokio::task::JoinSet;
+use zeni_consensus::finality::FinalityMessage;
 use zeni_consensus::{Message, Mode, Refusal, Verdict};
 use zeni_ledger::block::transactions_root;
+use zeni_ledger::genesis::FaultModel;
 use zeni_ledger::{
-    Batch, BatchDigest, Block, BlockHeader, BlockId, Payment, PublicKey, ReceiptsRoot, StateRoot, ValidatorIndex,
+    Batch, BatchDigest, Block, BlockHeader, BlockId, CommitCertificate, FinalBlock, Payment, PublicKey, ReceiptsRoot,
+    SignatureBytes, StateRoot, ValidatorIndex,
 };
 use zeni_loadgen::book::Book;
 use zeni_loadgen::dispatch::{Dispatch, DispatchError, Gate, PaymentsFile};
 use zeni_loadgen::faults::{Faults, Scene};
+use zeni_loadgen::finals::{self, Finals, Judged};
 use zeni_loadgen::follow;
 use zeni_loadgen::http::Http;
 use zeni_loadgen::link::{self, Link, NodeAddress};
@@ -29,6 +33,7 @@ use zeni_loadgen::scenario::{Fault, FaultKind, Full, Phase, Rate};
 use zeni_loadgen::schedule::Pacer;
 use zeni_loadgen::storm_clock::StormClock;
 use zeni_loadgen::tracker::Tracker;
+use zeni_loadgen::witness::{Notebook, witness};
 use zeni_schemas::message;
 use zeni_schemas::request::{NodeInfo, Reply, Request, RequestError, decode_request, encode_reply};
 use zeni_schemas::{Hello, Role};
@@ -39,8 +44,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ACCOUNTS: u64 = 3_000;
 
 fn prepared(root: &std::path::Path) -> Prepared {
-    let parameters =
-        Parameters { seed: 9, accounts: ACCOUNTS, nodes: 3, block_interval_ms: 1_000, state_depth: 8, batches_max: 64 };
+    let parameters = Parameters {
+        seed: 9,
+        accounts: ACCOUNTS,
+        nodes: 3,
+        block_interval_ms: 1_000,
+        state_depth: 8,
+        batches_max: 64,
+        fault_model: FaultModel::Crash,
+    };
     prepare(root, &parameters, zeni_loadgen::clock::unix_ms()).unwrap()
 }
 
@@ -287,6 +299,84 @@ async fn a_follower_goes_on_with_another_node_when_one_leaves_it() {
     assert_eq!(book.tally().included, ACCOUNTS);
 }
 
+/// A commit certificate of the last block of [`chain`], signed by these validators.
+fn certificate(prepared: &Prepared, signers: &[u16]) -> CommitCertificate {
+    let (_, blocks) = chain(prepared);
+    let block = FinalBlock { id: blocks[1].id(&prepared.genesis_id), height: 2 };
+    let mut certificate = CommitCertificate { decision: 1, round: 0, block, signatures: Vec::new() };
+    let digest = certificate.vote().digest(&prepared.genesis_id);
+    for signer in signers {
+        let key = prepared.plan().role_key(KeyOf::Validator(*signer));
+        certificate.signatures.push((ValidatorIndex(*signer), SignatureBytes(key.sign(&digest).to_bytes())));
+    }
+    certificate
+}
+
+/// A node that pushes batches without end, and tells both blocks of [`chain`], these certificates and the second block again.
+fn teller_of_finality(prepared: &Prepared, place: u16, certificates: Vec<CommitCertificate>) -> Node {
+    let mut node = node(prepared, place, Arc::new(|_, request| accept_all(request)));
+    let (batches, blocks) = chain(prepared);
+    let endpoint = node.endpoint.clone();
+    node._serving.abort_all();
+    node._serving.spawn(async move {
+        let mut pushing = JoinSet::new();
+        while let Some(connection) = endpoint.accept().await {
+            let mut control = connection.open_frames(Class::Control).await.unwrap();
+            let mut bulk = connection.open_frames(Class::Bulk).await.unwrap();
+            let batch = message::encode(&Message::Batch(batches[0].clone()));
+            pushing.spawn(async move { while bulk.send(batch.clone()).await.is_ok() {} });
+            let Ok(mut questions) = connection.accept_frames().await else { continue };
+            let Ok(Some(frame)) = questions.recv().await else { continue };
+            assert!(matches!(message::decode(&frame).unwrap(), Message::FetchBlocks { .. }));
+            let blocks: Vec<Arc<Block>> = blocks.clone();
+            let certificates = certificates
+                .iter()
+                .cloned()
+                .map(|certificate| Message::<Batch>::Finality(Box::new(FinalityMessage::Commit(certificate))));
+            let told = [Message::Block(Arc::clone(&blocks[0])), Message::Block(Arc::clone(&blocks[1]))];
+            for told in told.into_iter().chain(certificates) {
+                control.send(message::encode(&told)).await.unwrap();
+            }
+            control.send(message::encode(&Message::<Batch>::Blocks(blocks))).await.unwrap();
+            connection.closed().await;
+        }
+    });
+    node
+}
+
+#[tokio::test]
+async fn a_witness_hears_what_is_final_though_it_reads_no_batch_and_believes_no_bare_word() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let told = vec![certificate(&prepared, &[2]), certificate(&prepared, &[0, 2])];
+    let node = teller_of_finality(&prepared, 0, told);
+    let endpoint =
+        link::dialler(&prepared.plan().role_key(KeyOf::Watcher), prepared.genesis_id, Role::Follower).unwrap();
+    let book = Arc::new(Book::new(ACCOUNTS));
+    let mut tracker = Tracker::new(prepared.plan(), &prepared.genesis, Arc::clone(&book));
+    let clock = StormClock::starting_in(Duration::ZERO);
+    // What it is told of final blocks reaches the tracker, whoever that one follows.
+    let (batches, blocks) = chain(&prepared);
+    for batch in batches {
+        tracker.on_message(Message::Batch(batch), clock.tick());
+    }
+    tracker.on_message(Message::Blocks(blocks), clock.tick());
+    let finals = Arc::new(Mutex::new(Finals::new(&prepared.genesis, vec!["node-1".into()])));
+    let notebook = Notebook { finals: Arc::clone(&finals), tracker: Arc::new(Mutex::new(tracker)), clock };
+    let done = async {
+        while book.finals() < ACCOUNTS {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = witness(notebook, 0, node.address.clone(), endpoint) => panic!("it never ends"),
+        reached = tokio::time::timeout(PATIENCE, done) => reached.expect("nothing becomes final"),
+    }
+    let (judged, failures) = finals::with(&finals, |finals| (finals.judge(), finals.failures()));
+    assert_eq!(judged, Judged { finals: 1, reverted: 0, unknown: 0 });
+    assert!(failures.len() == 1 && failures[0].contains("does not hold"), "one validator is no quorum: {failures:?}");
+}
+
 /// What a node tells of itself, active at this height.
 fn active_at(prepared: &Prepared, place: u16, height: u64) -> Option<Reply> {
     Some(Reply::Node(NodeInfo {
@@ -316,11 +406,13 @@ async fn scene(root: &std::path::Path, prepared: &Prepared, nodes: &[&Node]) -> 
         tokio::task::yield_now().await;
     }
     let (directory, genesis_file) = (root.to_path_buf(), root.join("genesis.toml"));
-    let network = Network { directory, genesis_file, nodes, api: None, fronts: None, members: Vec::new() };
+    let network =
+        Network { directory, genesis_file, nodes, api: None, twins: Vec::new(), fronts: None, members: Vec::new() };
     let tracker = Tracker::new(plan, &prepared.genesis, Arc::new(Book::new(ACCOUNTS)));
     let scene = Scene {
         network: Arc::new(tokio::sync::Mutex::new(network)),
         meter: Arc::default(),
+        everyone: links.clone(),
         links,
         tracker: Arc::new(Mutex::new(tracker)),
         http: Http::default(),
@@ -328,6 +420,7 @@ async fn scene(root: &std::path::Path, prepared: &Prepared, nodes: &[&Node]) -> 
         lanes: None,
         clock: StormClock::starting_in(Duration::ZERO),
         patience: PATIENCE,
+        ends_in_halt: false,
     };
     (scene, keepers)
 }

@@ -4,6 +4,10 @@ use std::fmt;
 
 use super::{API_SERVER, FAULTS_MAX, FaultKind, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
 use crate::prepare;
+use crate::relay;
+
+/// The longest joining that nodes allow, in milliseconds.
+const JOINING_MS_MAX: u64 = 3_600_000;
 
 impl Scenario {
     /// Checks every bound that the rest of the code relies on.
@@ -13,6 +17,8 @@ impl Scenario {
             && self.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
         require(named, "name", &self.name, "it consists of 1 to 64 letters, digits and dashes")?;
         in_range("accounts", self.accounts, 1, prepare::ACCOUNTS_MAX)?;
+        let taken = self.accounts_of_double_spends();
+        require(taken < self.accounts, "accounts", self.accounts, format!("double spends alone take {taken} of them"))?;
         self.check_network()?;
         self.check_phases()?;
         in_range("number of faults", self.faults.len() as u64, 0, FAULTS_MAX as u64)?;
@@ -56,9 +62,31 @@ impl Scenario {
         require(reachable, "target", "api", "it needs network.api_server")?;
         if let Some(node) = &self.target_node {
             let expected = "it is the name of a node, and only for target = \"one\"";
-            let right = self.target == Target::One && self.node_names().contains(node);
+            let right = self.target == Target::One && self.honest_names().contains(node);
             require(right, "target_node", node, expected)?;
         }
+        in_range("network.joining_ms", network.joining_ms.unwrap_or(0), 0, JOINING_MS_MAX)?;
+        self.check_twins()?;
+        let unheld = !self.audit.halt || !self.audit.verify && !network.api_server && self.thresholds.is_empty();
+        require(unheld, "audit.halt", true, "it goes without audit.verify, network.api_server and thresholds")
+    }
+
+    fn check_twins(&self) -> Result<(), ScenarioError> {
+        let (nodes, twins) = (self.node_names(), &self.network.twins);
+        for (number, twin) in twins.iter().enumerate() {
+            let field = |name: &str| format!("network.twins[{number}].{name}");
+            require(nodes.contains(&twin.of), &field("of"), &twin.of, format!("known are {}", nodes.join(", ")))?;
+            let once = !twins[..number].iter().any(|other| other.of == twin.of);
+            require(once, &field("of"), &twin.of, "a node has one twin")?;
+            self.check_names(&field("heard_by"), &twin.heard_by)?;
+            let others = twin.heard_by.iter().all(|name| self.honest_names().contains(name));
+            require(others, &field("heard_by"), twin.heard_by.join(", "), "they are nodes without twins")?;
+        }
+        let honest = !self.honest_names().is_empty() && self.network.attach.is_none() || twins.is_empty();
+        require(honest, "network.twins", twins.len(), "some node started here has no twin")?;
+        let processes = self.process_names().len() as u64;
+        let most = if twins.is_empty() { processes } else { relay::NODES_MAX.into() };
+        in_range("nodes and twins", processes, 1, most)?;
         Ok(())
     }
 
@@ -82,14 +110,15 @@ impl Scenario {
             };
             planned = planned.saturating_add(phase.payments.unwrap_or(by_time));
         }
-        let expected = format!("there are {} accounts with one payment each", self.accounts);
-        require(planned <= self.accounts, "payments of all phases", planned, expected)
+        let payments = self.payments();
+        let expected = format!("there are {payments} accounts with one payment each, besides those of double spends");
+        require(planned <= payments, "payments of all phases", planned, expected)
     }
 
     fn check_fault(&self, number: usize) -> Result<(), ScenarioError> {
         let fault = &self.faults[number];
         let field = |name: &str| format!("faults[{number}].{name}");
-        let mut known = self.node_names();
+        let mut known = self.honest_names();
         known.extend(self.network.api_server.then(|| API_SERVER.to_string()));
         self.check_network_fault(number)?;
         let named = !fault.targets.is_empty() || fault.rule().is_some();
@@ -100,7 +129,8 @@ impl Scenario {
             let once = !fault.targets[..place].contains(target);
             require(once, &field("targets"), target, "each target stands once")?;
         }
-        in_range(&field("at_s"), fault.at_s, 1, self.timeouts.run_s)?;
+        let earliest = u64::from(fault.kind != FaultKind::Partition);
+        in_range(&field("at_s"), fault.at_s, earliest, self.timeouts.run_s)?;
         let least = u64::from(fault.kind != FaultKind::Restart);
         in_range(&field("duration_s"), fault.duration_s, least, self.timeouts.run_s)?;
         let block_interval_ms = self.network.block_interval_ms;

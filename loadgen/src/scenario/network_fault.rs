@@ -2,6 +2,7 @@
 
 use super::check::{in_range, require};
 use super::{Fault, FaultKind, Scenario, ScenarioError};
+use crate::double_spends;
 use crate::relay::{self, Rule, Way};
 
 /// The longest delay and the longest jitter, in milliseconds: half of what ends a connection.
@@ -37,6 +38,16 @@ impl Fault {
         ways
     }
 
+    /// A node on each of two sides between which it lies, if it has two.
+    pub fn sides(&self) -> Option<[String; 2]> {
+        let sides = match self.groups.as_slice() {
+            [one, two, ..] => [one, two],
+            _ => [&self.from, &self.to],
+        };
+        let [one, two] = sides.map(|side| side.first().cloned());
+        Some([one?, two?])
+    }
+
     /// Whom it strikes, for people: `node-2, node-3`, `node-1 | node-2, node-3`, `node-3 → node-1, node-2`.
     pub fn whom(&self) -> String {
         let all = |names: &Vec<String>| names.join(", ");
@@ -61,7 +72,7 @@ impl Fault {
 impl Scenario {
     /// Whether datagrams between nodes must go through the relay.
     pub fn needs_relay(&self) -> bool {
-        self.faults.iter().any(|fault| fault.rule().is_some())
+        !self.network.twins.is_empty() || self.faults.iter().any(|fault| fault.rule().is_some())
     }
 
     /// Fields of network faults stand where they belong and nowhere else.
@@ -83,6 +94,11 @@ impl Scenario {
         belongs("ms", fault.ms.is_some(), kind == FaultKind::Delay, "a delay")?;
         belongs("jitter_ms", fault.jitter_ms.is_some(), kind == FaultKind::Delay, "a delay")?;
         belongs("percent", fault.percent.is_some(), kind == FaultKind::Loss, "a loss")?;
+        belongs("double_spends", fault.double_spends.is_some(), kind == FaultKind::Partition, "a partition")?;
+        let pairs = fault.double_spends.unwrap_or(1);
+        in_range(&field("double_spends"), pairs, 1, double_spends::PAIRS_MAX)?;
+        let sided = fault.double_spends.is_none() || fault.sides().is_some();
+        require(sided, &field("double_spends"), pairs, "it needs groups, or from and to, to have two sides")?;
         if !of_network {
             return Ok(());
         }
@@ -100,7 +116,8 @@ impl Scenario {
     fn check_whom(&self, number: usize) -> Result<(), ScenarioError> {
         let fault = &self.faults[number];
         let field = |name: &str| format!("faults[{number}].{name}");
-        in_range("network.nodes with a fault of the network", self.network.nodes.into(), 2, relay::NODES_MAX.into())?;
+        let processes = self.process_names().len() as u64;
+        in_range("nodes and twins with a fault of the network", processes, 2, relay::NODES_MAX.into())?;
         let ended = fault.from.is_empty() == fault.to.is_empty();
         require(ended, &field("from"), "one of two", "from and to stand together")?;
         let given = [!fault.groups.is_empty(), !fault.nodes.is_empty(), !fault.from.is_empty()];
@@ -115,8 +132,8 @@ impl Scenario {
         Ok(())
     }
 
-    fn check_names(&self, field: &str, names: &[String]) -> Result<(), ScenarioError> {
-        let known = self.node_names();
+    pub(super) fn check_names(&self, field: &str, names: &[String]) -> Result<(), ScenarioError> {
+        let known = self.process_names();
         for (place, name) in names.iter().enumerate() {
             require(known.contains(name), field, name, format!("known are {}", known.join(", ")))?;
             require(!names[..place].contains(name), field, name, "each node stands once")?;
@@ -126,7 +143,7 @@ impl Scenario {
 
     /// A direction between two nodes is in one fault at a time.
     pub(super) fn check_ways_apart(&self) -> Result<(), ScenarioError> {
-        let names = self.node_names();
+        let names = self.process_names();
         for (number, fault) in self.faults.iter().enumerate() {
             let ways = fault.ways(&names);
             for other in self.faults[..number].iter().filter(|other| other.overlaps(fault)) {
@@ -157,7 +174,7 @@ mod tests {
             accounts = 1000
             target = "spread"
             network = {{ nodes = 3, block_interval_ms = 3000, state_depth = 8 }}
-            phases = [{{ payments = 1000, rate_per_s = 100 }}]
+            phases = [{{ payments = 900, rate_per_s = 100 }}]
             {faults}
             "#
         ))
@@ -221,6 +238,10 @@ mod tests {
             ("partition", "targets = [\"node-1\"]", "targets"),
             ("partition", "nodes = [\"node-1\"]\nms = 5", "ms"),
             ("partition", "nodes = [\"node-1\"]\nfor = 5", "for"),
+            ("partition", "nodes = [\"node-1\"]\ndouble_spends = 5", "two sides"),
+            ("partition", "groups = [[\"node-1\"], [\"node-2\"]]\ndouble_spends = 0", "double_spends"),
+            ("partition", "groups = [[\"node-1\"], [\"node-2\"]]\ndouble_spends = 100", "payments of all phases"),
+            ("loss", "nodes = [\"node-1\"]\npercent = 5\ndouble_spends = 5", "a partition"),
             ("delay", "nodes = [\"node-1\"]", "ms"),
             ("delay", "nodes = [\"node-1\"]\nms = 5001", "ms"),
             ("delay", "nodes = [\"node-1\"]\nms = 5\njitter_ms = 5001", "jitter_ms"),
