@@ -678,6 +678,6 @@ mod tests {
             assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
             found += 1;
         }
-        assert!(found >= 15, "only {found} scenarios");
+        assert!(found >= 17, "only {found} scenarios");
     }
 }
