@@ -73,7 +73,8 @@ pub struct Settled {
     pub equal: bool,
     /// Whether the tracked chain ends at the nodes' block: only then is what it lists what they hold.
     pub tracked: bool,
-    /// When all of it was true for the first time, and every acknowledged payment final, in microseconds from the start of the storm.
+    /// When all of it was true for the first time, and every acknowledged payment final, in microseconds from the start of
+    /// the storm.
     pub at_us: u64,
 }
 

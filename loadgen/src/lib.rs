@@ -4,8 +4,8 @@
 //! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send;
 //! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. A [`witness`] of each node, and one of the
 //! API server's [`events`], keep in [`finals`] what was called final. [`faults`] happen meanwhile, those of the network in
-//! the [`relay`] between the nodes, and [`double_spends`] across a partition. Then [`audit`] asks what came of it, [`measure`] computes, [`findings`]
-//! collects, and [`report`] judges. [`storm`] is the whole from beginning to end.
+//! the [`relay`] between the nodes, and [`double_spends`] across a partition. Then [`audit`] asks what came of it,
+//! [`measure`] computes, [`findings`] collects, and [`report`] judges. [`storm`] is the whole from beginning to end.
 
 pub mod api_audit;
 pub mod audit;

@@ -411,8 +411,8 @@ impl Scenario {
         self.target_node.as_ref().and_then(|node| names.iter().position(|name| name == node)).unwrap_or(0)
     }
 
-    /// The place of the node that is followed first, among those without a twin: one that no fault strikes if there is one, for noticing that the
-    /// followed node is gone takes seconds, which would count as latency.
+    /// The place of the node that is followed first, among those without a twin: one that no fault strikes if there is one,
+    /// for noticing that the followed node is gone takes seconds, which would count as latency.
     pub fn watched_place(&self) -> usize {
         let struck = |name: &String| self.faults.iter().any(|fault| fault.targets.contains(name));
         let spared = self.honest_names().iter().position(|name| !struck(name));

@@ -1,7 +1,7 @@
 //! Hears from one node which blocks are canonical and final there, for as long as the storm lasts.
 //!
-//! Batches are not read: their stream stands still, which costs the node nothing (it drops what a follower does not take
-//! and lets it be fetched), and the connection's other streams go on.
+//! Batches are not read, so their stream stands still and the connection's other streams go on. The node keeps one full
+//! queue of batches for it (`limits.send_bulk`, some 20 MB) and drops all further ones, which costs it nothing else.
 
 use std::time::{Duration, Instant};
 
