@@ -394,6 +394,11 @@ impl Core {
         engine.newest_polka().map(|(round, block)| (engine.decision(), round, block))
     }
 
+    /// Whether it forgot what it signed for the finality engine, and so waits until it heard every other validator.
+    pub fn forgot_votes(&self) -> bool {
+        self.safety.is_some_and(|safety| safety.readmitted)
+    }
+
     /// Whether stored blocks wait to be executed, so that the head is not yet what fork choice will make it.
     pub fn is_executing(&self) -> bool {
         self.replica.is_unfinished()

@@ -29,6 +29,14 @@ pub struct Failure {
     pub violation: String,
 }
 
+/// A seed whose run ended early, and may.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExcusedSeed {
+    pub seed: u64,
+    pub violation: String,
+    pub reason: String,
+}
+
 /// Shares of seeds in which something happened at least once, from 0 to 1.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Shares {
@@ -42,7 +50,6 @@ pub struct Shares {
     pub equivocation: f64,
     pub invalid_block: f64,
     pub double_vote: f64,
-    pub conflict: f64,
 }
 
 /// The least of any seed.
@@ -61,6 +68,8 @@ pub struct Report {
     /// Seeds that broke a promise.
     pub violations: u64,
     pub failures: Vec<Failure>,
+    /// Seeds with more faults than finality promises to survive, in which it did not.
+    pub excused: Vec<ExcusedSeed>,
     pub seeds_per_minute: f64,
     pub shares: Shares,
     pub least: Least,
@@ -70,6 +79,9 @@ pub struct Report {
     pub events: u64,
     /// Decisions of the finality engine.
     pub decisions: u64,
+    /// The longest time in which a calm quorum made nothing final, in milliseconds of virtual time, and the seed.
+    pub stalled_ms_max: u64,
+    pub stalled_seed: u64,
     /// Seeds that were run twice with one trace hash.
     pub replay_checked: u64,
     /// The hash of all trace hashes in the order of seeds: a change that alters no run leaves it as it was.
@@ -82,7 +94,7 @@ pub fn run_seed(seed: u64, breakage: Breakage) -> Outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()));
         let violation = Some(Violation::Panic(text.unwrap_or_else(|| "without a message".into())));
-        Outcome { seed, violation, trace: [0; 32], facts: Facts::default() }
+        Outcome { seed, violation, excused: None, trace: [0; 32], facts: Facts::default() }
     })
 }
 
@@ -131,6 +143,7 @@ impl Campaign {
         };
         let sum = |of: fn(&Facts) -> u64| outcomes.iter().map(|outcome| of(&outcome.facts)).sum();
         let least = |of: fn(&Facts) -> u64| outcomes.iter().map(|outcome| of(&outcome.facts)).min().unwrap_or(0);
+        let stalled = outcomes.iter().max_by_key(|outcome| outcome.facts.stalled_ms);
         let mut traces = blake3::Hasher::new();
         outcomes.iter().for_each(|outcome| {
             traces.update(&outcome.trace);
@@ -140,6 +153,7 @@ impl Campaign {
             from: self.from,
             violations: failures.len() as u64,
             failures,
+            excused: outcomes.iter().filter_map(excused_seed).collect(),
             seeds_per_minute: outcomes.len() as f64 / minutes.max(f64::MIN_POSITIVE),
             shares: Shares {
                 reorg: share(|facts| facts.undone > 0),
@@ -152,7 +166,6 @@ impl Campaign {
                 equivocation: share(|facts| facts.equivocations > 0),
                 invalid_block: share(|facts| facts.invalid_blocks > 0),
                 double_vote: share(|facts| facts.double_votes > 0),
-                conflict: share(|facts| facts.conflicts > 0),
             },
             least: Least {
                 slots: least(|facts| facts.slots),
@@ -164,10 +177,17 @@ impl Campaign {
             blocks: sum(|facts| facts.blocks),
             events: sum(|facts| facts.events),
             decisions: sum(|facts| facts.decisions),
+            stalled_ms_max: stalled.map_or(0, |outcome| outcome.facts.stalled_ms),
+            stalled_seed: stalled.map_or(0, |outcome| outcome.seed),
             replay_checked,
             traces: traces.finalize().to_hex().to_string(),
         }
     }
+}
+
+fn excused_seed(outcome: &Outcome) -> Option<ExcusedSeed> {
+    let excused = outcome.excused.as_ref()?;
+    Some(ExcusedSeed { seed: outcome.seed, violation: excused.violation.to_string(), reason: excused.reason.clone() })
 }
 
 /// How a broken rule fared.

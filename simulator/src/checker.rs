@@ -1,17 +1,16 @@
 //! Watches everything that nodes do and say, and compares it with what they promised.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use zeni_consensus::finality::FinalityMessage;
-use zeni_consensus::finality::guard::Step;
 use zeni_consensus::{ChainChange, Millis, Verdict};
-use zeni_ledger::finality::{FinalityVote, VoteKind};
 use zeni_ledger::{
     BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Payment, State, TransactionId, ValidatorIndex,
     VerifiedBatch,
 };
 
+use crate::ballots::Ballots;
 use crate::model::{Fate, Model, compare};
 use crate::network::ProcessId;
 use crate::violation::Violation;
@@ -40,16 +39,13 @@ pub struct Checker {
     /// What each process executed since its start, or starts from.
     executed: Vec<BTreeSet<BlockId>>,
     signed: BTreeMap<(ValidatorIndex, u64), BlockId>,
-    /// What each validator signed for the finality engine, by decision, round and step.
-    voted: BTreeMap<(ValidatorIndex, u64, u32, Step), [u8; 32]>,
-    /// Validators that lost something of what they had written.
-    forgetful: BTreeSet<ValidatorIndex>,
+    pub ballots: Ballots,
     /// Which validators ever executed a block.
     executors: BTreeMap<BlockId, BTreeSet<ValidatorIndex>>,
     /// The final chain, genesis first, as any node told of it.
     final_chain: Vec<BlockId>,
-    /// The last final block that each process told of since its start.
-    told_final: Vec<Option<FinalBlock>>,
+    /// The last final block that each process told of from its disk, and whether its chain held it since the start.
+    told_final: Vec<Option<(FinalBlock, bool)>>,
     /// Where the fork choice of each process begins.
     roots: Vec<FinalBlock>,
     /// The block that each process prefers while a decision is open.
@@ -70,12 +66,11 @@ impl Checker {
         let genesis = world.genesis.block_id();
         Self {
             model: Model::new(world.clone()),
+            ballots: Ballots::new(world.clone()),
             world,
             chains: vec![vec![genesis]; processes],
             executed: vec![BTreeSet::new(); processes],
             signed: BTreeMap::new(),
-            voted: BTreeMap::new(),
-            forgetful: BTreeSet::new(),
             executors: BTreeMap::new(),
             final_chain: vec![genesis],
             told_final: vec![None; processes],
@@ -145,39 +140,6 @@ impl Checker {
         Ok(())
     }
 
-    /// From now on this validator may vote once more for what it voted for before.
-    pub fn forget(&mut self, validator: ValidatorIndex) {
-        self.forgetful.insert(validator);
-    }
-
-    /// Validators that lost something of what they had written.
-    pub fn forgetful(&self) -> impl Iterator<Item = &ValidatorIndex> {
-        self.forgetful.iter()
-    }
-
-    /// A validator's own vote or proposal leaves its process.
-    pub fn voted(&mut self, validator: ValidatorIndex, message: &FinalityMessage) -> Result<(), Violation> {
-        let genesis = &self.world.genesis_id;
-        let (decision, round, step, digest) = match message {
-            FinalityMessage::Vote(signed) if signed.voter == validator => {
-                let vote = &signed.vote;
-                let step = if vote.kind == VoteKind::Prevote { Step::Prevote } else { Step::Precommit };
-                (vote.decision, vote.round, step, vote.digest(genesis))
-            }
-            FinalityMessage::Proposal(signed) if signed.proposer == validator => {
-                let proposal = &signed.proposal;
-                (proposal.decision, proposal.round, Step::Propose, proposal.digest(genesis))
-            }
-            _ => return Ok(()),
-        };
-        let first = *self.voted.entry((validator, decision, round, step)).or_insert(digest);
-        let excused = self.excused.contains(&validator) || self.forgetful.contains(&validator);
-        if first != digest && !excused {
-            return Err(Violation::VotedTwice { validator: validator.0, decision, round });
-        }
-        Ok(())
-    }
-
     /// A validator executed a block.
     pub fn executed_by(&mut self, validator: ValidatorIndex, block: BlockId) {
         self.executors.entry(block).or_default().insert(validator);
@@ -202,16 +164,7 @@ impl Checker {
     ) -> Result<(), Violation> {
         let before = std::mem::replace(&mut self.preferred[node], polka);
         let Some((decision, round, block)) = polka.filter(|_| before != polka) else { return Ok(()) };
-        let genesis = &self.world.genesis;
-        let vote = FinalityVote { kind: VoteKind::Prevote, decision, round, block: Some(block) };
-        let digest = vote.digest(&self.world.genesis_id);
-        let prevoted = |validator: &ValidatorIndex| {
-            let cast = self.voted.get(&(*validator, decision, round, Step::Prevote)) == Some(&digest);
-            cast || Some(*validator) == itself || self.excused.contains(validator) || self.forgetful.contains(validator)
-        };
-        let validators = genesis.validators.iter().zip((0..).map(ValidatorIndex));
-        let stake = validators.filter(|(_, index)| prevoted(index)).map(|(validator, _)| validator.stake).sum();
-        match genesis.fault_model.is_quorum(stake, genesis.total_stake()) {
+        match self.ballots.has_polka(itself, decision, round, block) {
             true => Ok(()),
             false => Err(Violation::PolkaUnfounded { node, block: block.id }),
         }
@@ -230,8 +183,13 @@ impl Checker {
         if self.certificates.insert(known) {
             let world = &self.world;
             certificate.verify(&world.genesis, &world.genesis_id).map_err(|error| unfounded(error.to_string()))?;
-            let executed = self.executors.get(&block.id).into_iter().flatten();
-            let stake = executed.map(|validator| world.genesis.validators[validator.as_usize()].stake).sum();
+            let nobody = BTreeSet::new();
+            let executed = self.executors.get(&block.id).unwrap_or(&nobody);
+            // One that lies signs what it did not execute.
+            let stake = executed
+                .union(&self.excused)
+                .map(|validator| world.genesis.validators[validator.as_usize()].stake)
+                .sum();
             if !world.genesis.fault_model.is_quorum(stake, world.genesis.total_stake()) {
                 return Err(unfounded(format!("stake {stake} of {} executed it", world.genesis.total_stake())));
             }
@@ -245,18 +203,20 @@ impl Checker {
         if self.final_chain.len() <= height {
             self.final_chain = self.chains[node][..=height].to_vec();
         }
-        self.told_final[node] = Some(block);
+        self.told_final[node] = Some((block, true));
         Ok(())
     }
 
-    /// Nothing that a process told to be final is off its chain.
-    fn check_final(&self, node: ProcessId) -> Result<(), Violation> {
-        match self.told_final[node] {
-            Some(FinalBlock { id, height }) if self.chains[node].get(height as usize) != Some(&id) => {
-                Err(Violation::FinalReverted { node, height, block: id })
-            }
-            _ => Ok(()),
+    /// Nothing that was told to be final from a process's disk is off its chain. (After a start its chain may have to grow up
+    /// to there again.)
+    fn check_final(&mut self, node: ProcessId) -> Result<(), Violation> {
+        let Some((FinalBlock { id, height }, reached)) = &mut self.told_final[node] else { return Ok(()) };
+        match self.chains[node].get(*height as usize) {
+            Some(found) if found == id => *reached = true,
+            None if !*reached => {}
+            _ => return Err(Violation::FinalReverted { node, height: *height, block: *id }),
         }
+        Ok(())
     }
 
     /// How high the final chain is.
@@ -277,11 +237,30 @@ impl Checker {
         Ok(())
     }
 
-    /// A process started: its canonical chain is that of its checkpoint.
-    pub fn started(&mut self, node: ProcessId, chain: Vec<BlockId>, state: &State) -> Result<(), Violation> {
-        self.executed[node] = chain.iter().copied().collect();
+    /// What was told to be final from a process's disk is not on it any more.
+    pub fn forget_final(&mut self, node: ProcessId) {
         self.told_final[node] = None;
+    }
+
+    /// A process started: its canonical chain is that of its checkpoint, and its fork choice begins at `root`.
+    pub fn started(
+        &mut self,
+        node: ProcessId,
+        chain: Vec<BlockId>,
+        root: FinalBlock,
+        state: &State,
+    ) -> Result<(), Violation> {
+        self.executed[node] = chain.iter().copied().collect();
         self.chains[node] = chain;
+        self.roots[node] = root;
+        if let Some((told, reached)) = &mut self.told_final[node] {
+            *reached = false;
+            let told = *told;
+            if root.height < told.height || !self.descends(root.id, told) {
+                return Err(Violation::FinalReverted { node, height: told.height, block: told.id });
+            }
+            self.check_final(node)?;
+        }
         self.check_state(node, state)
     }
 
@@ -323,9 +302,14 @@ impl Checker {
         self.check_final(node)
     }
 
-    /// Fork choice: nothing that a process executed is better than its head.
-    pub fn check_choice(&self, node: ProcessId) -> Result<(), Violation> {
+    /// Fork choice: nothing that a process executed is better than its head, and that stands on what is final, unless
+    /// batches of that are missing.
+    pub fn check_choice(&self, node: ProcessId, has: impl Fn(&BatchDigest) -> bool) -> Result<(), Violation> {
         let head = *self.chains[node].last().expect("genesis is always there");
+        let root = self.roots[node];
+        if !self.descends(head, root) && self.is_executable(node, root.id, has) {
+            return Err(Violation::ForkChoice { node, head, better: root.id });
+        }
         self.executed[node].iter().try_for_each(|block| self.check_not_better(node, head, *block))
     }
 
@@ -362,6 +346,18 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a process has every batch from its chain up to a block.
+    fn is_executable(&self, node: ProcessId, mut id: BlockId, has: impl Fn(&BatchDigest) -> bool) -> bool {
+        let chain = &self.chains[node];
+        while let Some(block) = self.model.block(&id).filter(|block| chain.get(block.height as usize) != Some(&id)) {
+            if !block.digests.iter().all(&has) {
+                return false;
+            }
+            id = block.parent;
+        }
+        self.model.block(&id).is_some()
     }
 
     /// Whether a block is `root` or stands on it.
@@ -408,14 +404,23 @@ impl Checker {
         &self.chains[node]
     }
 
-    /// At the end: every acknowledged payment came to an end on this chain, unless every disk that held it was lost.
+    /// At the end, on the final chain: no payment came to an end twice, and every acknowledged one did once, unless every disk
+    /// that held it was lost. What was executed may be listed again, and is skipped then.
     pub fn check_ends(&self, chain: &[BlockId]) -> Result<(), Violation> {
         let mut fates: BTreeMap<TransactionId, Fate> = BTreeMap::new();
         for block in chain {
             for (payment, fate) in &self.model.block(block).expect("the chain was executed").fates {
-                let known = fates.entry(*payment).or_insert(*fate);
-                if matches!(known, Fate::Untimely(_)) {
-                    *known = *fate;
+                match fates.entry(*payment) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(*fate);
+                    }
+                    Entry::Occupied(mut entry) if matches!(entry.get(), Fate::Untimely(_)) => {
+                        entry.insert(*fate);
+                    }
+                    Entry::Occupied(_) if matches!(fate, Fate::Executed(_)) => {
+                        return Err(Violation::EndedTwice { payment: *payment });
+                    }
+                    Entry::Occupied(_) => {}
                 }
             }
         }

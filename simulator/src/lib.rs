@@ -3,6 +3,7 @@
 //!
 //! [`simulation::run`] runs one seed; [`campaign`] runs many and reports. The same seed gives the same trace.
 
+pub mod ballots;
 pub mod breakage;
 pub mod campaign;
 pub mod checker;
@@ -11,6 +12,7 @@ pub mod model;
 pub mod network;
 pub mod process;
 pub mod profile;
+pub mod progress;
 pub mod promises;
 pub mod queue;
 pub mod simulation;

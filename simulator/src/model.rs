@@ -59,6 +59,8 @@ pub struct ModelBlock {
     pub books: Rc<Books>,
     /// Every digest that it or an ancestor lists.
     listed: Rc<BTreeSet<BatchDigest>>,
+    /// What it lists itself.
+    pub digests: Vec<BatchDigest>,
     /// Every payment that it lists, in order.
     pub fates: Vec<(TransactionId, Fate)>,
 }
@@ -89,6 +91,7 @@ impl Model {
             weight: 0,
             books: Rc::new(books(&world)),
             listed: Rc::default(),
+            digests: Vec::new(),
             fates: Vec::new(),
         };
         let blocks = BTreeMap::from([(world.genesis.block_id(), root)]);
@@ -144,7 +147,8 @@ impl Model {
             }
         }
         let (height, slot) = (header.height, header.slot);
-        Ok(ModelBlock { parent: header.parent, height, slot, weight, books, listed, fates })
+        let digests = block.digests.clone();
+        Ok(ModelBlock { parent: header.parent, height, slot, weight, books, listed, digests, fates })
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Started {
     pub report: RecoveryReport,
     /// The safety record as found.
     pub safety: Option<SafetyRecord>,
+    /// The last decision whose certificate the log holds.
+    pub decision: u64,
 }
 
 /// Why a process did not start.
@@ -132,6 +134,7 @@ pub fn start(
     let Recovery { recovered, store, safety, checkpoint, report } =
         recover(files.clone(), overlay, &world.genesis, state, Limits { segment_bytes })?;
     let found = recovered.safety;
+    let decision = recovered.certificates.last().map_or(0, |certificate| certificate.decision);
     let (machine, first) = match identity.validator {
         Some(me) => {
             let key = world.keys[me.as_usize()].clone();
@@ -167,7 +170,7 @@ pub fn start(
         stepped: (0, 0),
         breakage: identity.breakage,
     };
-    Ok(Started { process, first, report, safety: found })
+    Ok(Started { process, first, report, safety: found, decision })
 }
 
 impl Process {
@@ -219,6 +222,11 @@ impl Process {
             Machine::Core(core) => core.is_executing(),
             Machine::Follower(follower) => follower.is_executing(),
         }
+    }
+
+    /// Whether it is a validator that forgot what it signed, and waits to hear every other one.
+    pub fn forgot_votes(&self) -> bool {
+        matches!(&self.machine, Machine::Core(core) if core.forgot_votes())
     }
 
     /// A validator's mode; a follower has none.

@@ -5,15 +5,15 @@ mod faults;
 mod finale;
 mod liar;
 mod life;
+mod oversight;
 mod shell;
 mod wires;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use zeni_consensus::{CheckpointDelta, HaltReason, Input, Message, Millis, Mode, RequestId};
+use zeni_consensus::{CheckpointDelta, Input, Message, Millis, Mode, RequestId};
 use zeni_ledger::ValidatorIndex;
-use zeni_ledger::genesis::FaultModel;
 use zeni_ledger::signature::Memo;
 use zeni_storage::MemoryFiles;
 
@@ -23,6 +23,7 @@ use crate::dice::{Concern, Dice};
 use crate::network::{ConnectionId, Network, ProcessId};
 use crate::process::Process;
 use crate::profile::Profile;
+use crate::progress::Progress;
 use crate::promises::Promises;
 use crate::queue::Queue;
 use crate::trace::Trace;
@@ -42,8 +43,17 @@ const STEPS_AT_ONCE_MAX: u32 = 2_000;
 pub struct Outcome {
     pub seed: u64,
     pub violation: Option<Violation>,
+    /// The run ended early, as it may under faults beyond what finality promises to survive.
+    pub excused: Option<Excused>,
     pub trace: [u8; 32],
     pub facts: Facts,
+}
+
+/// Why a violation is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excused {
+    pub violation: Violation,
+    pub reason: String,
 }
 
 /// What happened in a run, for the shares in reports.
@@ -74,8 +84,8 @@ pub struct Facts {
     pub decisions: u64,
     /// Pairs of contradicting votes that nodes found.
     pub double_votes: u64,
-    /// The run ended because twins made two blocks final, beyond what the fault model allows for.
-    pub conflicts: u64,
+    /// The longest time in which a calm quorum made nothing final, in milliseconds.
+    pub stalled_ms: u64,
 }
 
 /// Something that will happen.
@@ -148,6 +158,8 @@ enum Happening {
     Heal,
     Probe,
     Sample,
+    /// The checker looks whether finality goes on.
+    Look,
 }
 
 /// What waits for a paused process.
@@ -180,8 +192,8 @@ struct Node {
     clock_ms: i64,
     paused: bool,
     inbox: VecDeque<Stimulus>,
-    /// Its disk was damaged behind its back since the last start.
-    damaged: bool,
+    /// The file that was damaged behind its back since the last start.
+    damaged: Option<String>,
     /// A storage error is to be expected.
     disk_faulty: bool,
     /// Second process under a validator's key, gone after healing.
@@ -219,9 +231,8 @@ pub struct Simulation {
     disturbed_ms: u64,
     healed: bool,
     disks: DiskId,
-    /// Validators of which two processes ran at once.
-    twinned: BTreeSet<ValidatorIndex>,
     checker: Checker,
+    progress: Progress,
     trace: Trace,
     facts: Facts,
 }
@@ -232,15 +243,15 @@ pub fn run(seed: u64, breakage: Breakage, prints: bool) -> Outcome {
     let _verdicts = Memo::begin();
     let mut simulation = Simulation::new(seed, breakage, prints);
     let mut violation = simulation.run().err();
-    if violation.as_ref().is_some_and(|violation| simulation.excuses(violation)) {
-        (simulation.facts.conflicts, violation) = (1, None);
-    }
+    let reason = violation.as_ref().and_then(|violation| simulation.excuse(violation));
+    let excused = reason.map(|reason| Excused { violation: violation.take().expect("it has an excuse"), reason });
     let mut facts = simulation.facts;
     facts.events = simulation.trace.events();
     facts.payments = simulation.workload.len() as u64;
     facts.acknowledged = simulation.checker.acknowledged() as u64;
     facts.slots = simulation.now / simulation.profile.block_interval_ms;
-    Outcome { seed, violation, trace: simulation.trace.hash(), facts }
+    facts.stalled_ms = simulation.progress.longest_ms;
+    Outcome { seed, violation, excused, trace: simulation.trace.hash(), facts }
 }
 
 impl Simulation {
@@ -261,7 +272,7 @@ impl Simulation {
             clock_ms: 0,
             paused: false,
             inbox: VecDeque::new(),
-            damaged: false,
+            damaged: None,
             disk_faulty: false,
             is_twin: process > validators,
             started_ms: 0,
@@ -288,7 +299,7 @@ impl Simulation {
             disturbed_ms: 0,
             healed: false,
             disks: processes,
-            twinned: BTreeSet::new(),
+            progress: Progress::default(),
             trace: Trace::new(prints),
             facts: Facts::default(),
             now: 0,
@@ -317,26 +328,6 @@ impl Simulation {
         unreachable!("samples are scheduled until one of them ends the run")
     }
 
-    /// Whether the run may end so: twins voted, where the fault model allows for none, or for less stake than theirs; or
-    /// validators that are a quorum by themselves lost what they had decided.
-    fn excuses(&self, violation: &Violation) -> bool {
-        let conflict = match violation {
-            Violation::Halted { reason, .. } => matches!(reason, HaltReason::ConflictingFinality { .. }),
-            Violation::FinalConflict { .. } => true,
-            _ => false,
-        };
-        let genesis = &self.world.genesis;
-        let stake = |validator: &ValidatorIndex| genesis.validators[validator.as_usize()].stake;
-        let twins: u64 = self.twinned.iter().map(stake).sum();
-        let allowed = genesis.fault_model == FaultModel::Byzantine && 3 * twins < genesis.total_stake();
-        let forgot = self.checker.forgetful().map(stake).sum();
-        let lost = genesis.fault_model.is_quorum(forgot, genesis.total_stake());
-        // A certificate may be all that is left of a final block.
-        let stuck =
-            matches!(violation, Violation::Apart { .. } | Violation::NotFinal { .. } | Violation::NotActive { .. });
-        (conflict || stuck) && lost || conflict && twins > 0 && !allowed
-    }
-
     fn begin(&mut self) -> Result<(), Violation> {
         if let Some(liar) = self.profile.byzantine {
             self.checker.excuse(ValidatorIndex(liar as u16));
@@ -352,6 +343,7 @@ impl Simulation {
         }
         self.schedule_submissions();
         self.queue.at(self.profile.heal_at(), Happening::Heal);
+        self.queue.at(0, Happening::Look);
         Ok(())
     }
 
@@ -381,6 +373,7 @@ impl Simulation {
             Happening::Heal => self.heal(),
             Happening::Probe => self.probe(),
             Happening::Sample => Ok(()),
+            Happening::Look => self.look(),
         }
     }
 

@@ -4,7 +4,7 @@ use zeni_consensus::{HaltReason, Mode, Verdict};
 use zeni_ledger::{AccountId, BatchDigest, BlockId, TransactionId};
 
 /// A broken promise of the system. `node` is the process, validators first.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     #[error("node {node}: {what} at height {height} (block {block})")]
     Chain { node: usize, height: u64, block: BlockId, what: String },
@@ -68,6 +68,10 @@ pub enum Violation {
     FinalUnfounded { node: usize, block: BlockId, what: String },
     #[error("after healing node {node} has nothing above height {height} final, though its head is at {head}")]
     NotFinal { node: usize, height: u64, head: u64 },
+    #[error("validators {members:?} were connected and active for {waited_ms} ms, and made nothing final")]
+    FinalityStalls { members: Vec<usize>, waited_ms: u64 },
+    #[error("the payment {payment} came to an end, and was executed after that")]
+    EndedTwice { payment: TransactionId },
     #[error("the same seed gave another trace")]
     NotDeterministic,
     #[error("panic: {0}")]

@@ -230,7 +230,7 @@ impl Simulation {
         if len > 0 {
             let (offset, bit) = (self.fault_dice.below(len), self.fault_dice.below(8));
             files.flip(&name, offset, 1 << bit);
-            self.nodes[node].damaged = true;
+            self.nodes[node].damaged = Some(name.clone());
             self.note(node, "flipped", &[name.as_bytes(), &offset.to_le_bytes()], || format!("{name} at {offset}"));
         }
         Ok(())
@@ -304,7 +304,7 @@ impl Simulation {
             return Ok(());
         }
         self.checker.excuse(validator);
-        self.twinned.insert(validator);
+        self.checker.ballots.twinned(validator);
         self.nodes[twin].files = self.nodes[of].files.snapshot();
         self.nodes[twin].validator = Some(validator);
         self.nodes[twin].clock_ms = self.fault_dice.between(0, 400) as i64 - 200;

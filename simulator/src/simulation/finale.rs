@@ -16,9 +16,6 @@ const SAMPLE_EVERY_MS: u64 = 20;
 /// Slots in which they must agree at one moment.
 const SAMPLE_SLOTS: u64 = 4;
 
-/// Blocks that need not be final yet when everyone agrees.
-const FINAL_LAG: u64 = 1;
-
 impl Simulation {
     /// Faults end: the network is clean, clocks are near, whoever is down starts.
     pub(super) fn heal(&mut self) -> Result<(), Violation> {
@@ -56,7 +53,7 @@ impl Simulation {
         let behind = (0..=self.follower()).find_map(|node| {
             let process = self.nodes[node].process.as_ref()?;
             let (height, head) = (process.last_final().height, process.head().1);
-            (height + FINAL_LAG < head).then_some(Violation::NotFinal { node, height, head })
+            (height < head).then_some(Violation::NotFinal { node, height, head })
         });
         if agreed && inactive.is_none() && behind.is_none() {
             self.check_end()?;

@@ -61,15 +61,23 @@ impl Simulation {
     }
 
     fn started(&mut self, node: ProcessId, started: Started) -> Result<(), Violation> {
-        let Started { process, first, report, safety } = started;
+        let Started { process, first, report, safety, decision } = started;
         self.facts.torn_writes += u64::from(!report.torn.is_empty());
         self.facts.checkpoint_starts += u64::from(matches!(report.start, Start::Checkpoint { .. }));
         let machine = &mut self.nodes[node];
         let signed_slot = safety.map(|record| record.last_signed_slot);
-        if std::mem::take(&mut machine.damaged) {
+        if let Some(file) = machine.damaged.take() {
             self.facts.damaged += u64::from(!report.damage.is_empty());
-            if let Some(validator) = machine.validator {
-                self.checker.forget(validator);
+            // A bit that flips in the last records looks like a torn write. What rots elsewhere can be made anew, but for the
+            // safety record: an operator writes another.
+            let damaged = report.damage.iter().map(|damage| &damage.file);
+            let torn = report.torn.iter().map(|torn| &torn.file);
+            let log_damaged = damaged.chain(torn.filter(|torn| **torn == file)).any(|file| file.starts_with("chain-"));
+            if report.safety_damaged || log_damaged {
+                self.checker.ballots.lost(node);
+            }
+            if log_damaged {
+                self.checker.forget_final(node);
             }
             machine.promises.forget_lost(&process.reader, signed_slot, &self.checker);
         } else {
@@ -82,7 +90,8 @@ impl Simulation {
         if machine.validator.is_some() {
             self.checker.holds(machine.disk, |digest| process.reader.has_batch(digest));
         }
-        self.checker.started(node, process.chain(), process.state())?;
+        self.checker.ballots.holds(node, decision);
+        self.checker.started(node, process.chain(), process.last_final(), process.state())?;
         let follows_only = process.mode() == Some(Mode::FollowOnly);
         let (boot, height) = (machine.boots, process.head().1);
         self.nodes[node].process = Some(process);
@@ -170,6 +179,7 @@ impl Simulation {
     fn lose_unsynced(&mut self, node: ProcessId) {
         let dice = &mut self.disk_dice;
         self.nodes[node].files.crash(&mut |bound| dice.below(bound));
+        self.checker.ballots.crashed(node);
         self.nodes[node].disk_faulty = false;
     }
 
@@ -198,12 +208,12 @@ impl Simulation {
     fn replace_disk(&mut self, node: ProcessId) {
         let machine = &mut self.nodes[node];
         machine.files.wipe();
-        if let Some(validator) = machine.validator {
-            self.checker.forget(validator);
-        }
+        self.checker.ballots.lost(node);
+        self.checker.ballots.holds(node, 0);
+        self.checker.forget_final(node);
         self.checker.disk_lost(machine.disk);
         machine.disk = self.disks;
-        (machine.promises, machine.damaged, machine.disk_faulty) = (Promises::default(), false, false);
+        (machine.promises, machine.damaged, machine.disk_faulty) = (Promises::default(), None, false);
         self.disks += 1;
     }
 

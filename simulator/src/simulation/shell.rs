@@ -1,7 +1,7 @@
 //! What the shell of a node does: steps its core, appends at once, syncs in groups, and releases in order after that.
 
 use zeni_consensus::{
-    CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Mode, Peer, RequestId, Verdict,
+    CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Mode, Peer, Record, RequestId, Verdict,
 };
 use zeni_ledger::{BatchDigest, Block, ValidatorIndex};
 use zeni_storage::StorageError;
@@ -137,6 +137,7 @@ impl Simulation {
                     let what = refused.to_string();
                     self.note(node, "forgot", &[what.as_bytes()], || what.clone());
                 }
+                Effect::Append(Record::Certificate(certificate)) => self.checker.ballots.certified(node, certificate),
                 Effect::Halt(_) => self.nodes[node].halted = true,
                 Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
                 Effect::Event(Event::InvalidBlock { .. }) => self.facts.invalid_blocks += 1,
@@ -155,7 +156,10 @@ impl Simulation {
         match &self.nodes[node].process {
             Some(process) if moved => {
                 self.checker.check_state(node, process.state())?;
-                if process.is_executing() { Ok(()) } else { self.checker.check_choice(node) }
+                if process.is_executing() {
+                    return Ok(());
+                }
+                self.checker.check_choice(node, |digest| process.reader.has_batch(digest))
             }
             _ => Ok(()),
         }
@@ -259,6 +263,7 @@ impl Simulation {
     }
 
     fn note_durable(&mut self, node: ProcessId, durable: Vec<BatchDigest>) {
+        self.checker.ballots.synced(node);
         // Validators fetch from validators: what only a follower has counts for nobody.
         if self.nodes[node].validator.is_none() {
             return;
@@ -309,7 +314,7 @@ impl Simulation {
             own.into_iter().try_for_each(|block| self.checker.signed(block))?;
         }
         if let (Message::Finality(said), Some(me)) = (&message, me) {
-            self.checker.voted(me, said)?;
+            self.checker.ballots.voted(node, me, said)?;
         }
         let own_block = match (&message, me) {
             (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),

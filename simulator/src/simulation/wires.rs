@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use zeni_consensus::finality::FinalityMessage;
+use zeni_consensus::finality::message::RoundReason;
 use zeni_consensus::{Archive, Input, Message, Peer};
-use zeni_ledger::{BatchDigest, Block};
+use zeni_ledger::finality::{FinalityVote, VoteKind};
+use zeni_ledger::{BatchDigest, Block, FinalBlock, SignatureBytes, ValidatorIndex};
 
 use super::{Happening, Simulation, Stimulus};
 use crate::network::{Class, ConnectionId, ProcessId};
@@ -243,13 +246,15 @@ fn describe(message: &Message) -> String {
     };
     match message {
         Message::Status(status) => format!(
-            "{:?} head {} at {} slot {} weight {} pool {}",
+            "{:?} head {} at {} slot {} weight {} pool {} final {} by decision {}",
             status.mode,
             short(&status.head.0),
             status.height,
             status.slot,
             status.weight,
-            status.pool
+            status.pool,
+            status.last_final.height,
+            status.decision
         ),
         Message::Batch(batch) => format!("{} of {} payments", short(&batch.digest().0), batch.payments().len()),
         Message::Stored(list) | Message::Pool(list) | Message::FetchBatches(list) | Message::Missing(list) => {
@@ -266,11 +271,56 @@ fn describe(message: &Message) -> String {
         ),
         Message::FetchBlocks { locator } => format!("behind {}", short(&locator.first().map_or([0; 32], |id| id.0))),
         Message::FetchAncestors { id, known_height } => format!("{} above {known_height}", short(&id.0)),
-        Message::Finality(message) => format!("{message:?}"),
+        Message::Finality(message) => describe_finality(message),
         Message::Evidence(evidence) => format!("{} against {}", evidence.kind().code(), evidence.offender()),
         Message::Blocks(blocks) => {
             let heights = |block: Option<&Arc<Block>>| block.map_or(0, |block| block.header.height);
             format!("heights {} to {}", heights(blocks.first()), heights(blocks.last()))
         }
     }
+}
+
+fn describe_finality(message: &FinalityMessage) -> String {
+    match message {
+        FinalityMessage::Proposal(signed) => {
+            let proposal = &signed.proposal;
+            let again = proposal.valid_round.map_or(String::new(), |round| format!(", prevoted in round {round}"));
+            let place = place(proposal.decision, proposal.round);
+            format!("proposal {place} of v{}: {}{again}", signed.proposer.0, describe_block(Some(&proposal.block)))
+        }
+        FinalityMessage::Vote(signed) => format!("{} of v{}", describe_vote(&signed.vote), signed.voter.0),
+        FinalityMessage::Polka(polka) => {
+            let (place, by) = (place(polka.decision, polka.round), signers(&polka.signatures));
+            format!("prevotes {place} for {} of {by}", describe_block(Some(&polka.block)))
+        }
+        FinalityMessage::Round(certificate) => {
+            let why = if certificate.reason == RoundReason::Skip { "votes in" } else { "precommits before" };
+            let votes: Vec<String> = certificate
+                .signed_votes()
+                .map(|signed| format!("v{} {}", signed.voter.0, describe_block(signed.vote.block.as_ref())))
+                .collect();
+            format!("{why} {}: {}", place(certificate.decision, certificate.round), votes.join(", "))
+        }
+        FinalityMessage::Commit(certificate) => {
+            let (place, by) = (place(certificate.decision, certificate.round), signers(&certificate.signatures));
+            format!("commit {place} for {} of {by}", describe_block(Some(&certificate.block)))
+        }
+    }
+}
+
+fn place(decision: u64, round: u32) -> String {
+    format!("{decision}/{round}")
+}
+
+fn describe_vote(vote: &FinalityVote) -> String {
+    let kind = if vote.kind == VoteKind::Prevote { "prevote" } else { "precommit" };
+    format!("{kind} {} for {}", place(vote.decision, vote.round), describe_block(vote.block.as_ref()))
+}
+
+fn describe_block(block: Option<&FinalBlock>) -> String {
+    block.map_or("nothing".into(), |block| format!("{} at {}", short(&block.id.0), block.height))
+}
+
+fn signers(signatures: &[(ValidatorIndex, SignatureBytes)]) -> String {
+    signatures.iter().map(|(signer, _)| format!("v{}", signer.0)).collect::<Vec<_>>().join(" ")
 }
