@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use zeni_ledger::{Block, BlockId, CommitCertificate, SignedHeader, ValidatorIndex, VerifiedBatch};
+use zeni_ledger::{Block, BlockId, CommitCertificate, FinalBlock, SignedHeader, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, Record};
 use crate::batches::BatchIndex;
@@ -427,7 +427,7 @@ impl Replica {
         let newest = self.newest_certificate();
         let known = |newest: &CommitCertificate| {
             let same = newest.decision == certificate.decision && newest.block == certificate.block;
-            same || newest.decision > certificate.decision
+            same || newest.decision > certificate.decision && !self.stands_beside(certificate.block)
         };
         if newest.is_some_and(known) {
             return Ok(false);
@@ -439,10 +439,9 @@ impl Replica {
             return Ok(false);
         }
         if let Some(newest) = newest {
-            let contradicts = newest.decision == certificate.decision && newest.block != certificate.block;
-            if contradicts || newest.decision < certificate.decision && newest.block.height >= certificate.block.height
-            {
-                return Err(self.conflict(&certificate));
+            // An earlier decision came as far as here because its block stands beside what is final.
+            if newest.decision >= certificate.decision || newest.block.height >= certificate.block.height {
+                return Err(self.conflict(&certificate, out));
             }
         }
         out.push(Effect::Append(Record::Certificate(certificate.clone())));
@@ -451,7 +450,19 @@ impl Replica {
         Ok(true)
     }
 
-    fn conflict(&self, certificate: &CommitCertificate) -> HaltReason {
+    /// Whether a block can be seen to stand beside the final ones.
+    fn stands_beside(&self, block: FinalBlock) -> bool {
+        let here = self.chain.tree().canonical_at(block.height);
+        self.has_executed_final() && (block.height > self.chain.root().height || here != Some(block.id))
+    }
+
+    /// Why this node halts. Its last word are the two certificates, because whoever holds one of them may never hear of the
+    /// other: only those behind are sent any.
+    fn conflict(&self, certificate: &CommitCertificate, out: &mut Vec<Effect>) -> HaltReason {
+        for certificate in self.newest_certificate().into_iter().chain([certificate]).filter(|_| self.me.is_some()) {
+            let commit = Message::Finality(Box::new(FinalityMessage::Commit(certificate.clone())));
+            out.extend([Effect::Broadcast(commit.clone()), Effect::Publish(commit)]);
+        }
         let before = self.newest_certificate().map_or(self.chain.root(), |newest| newest.block);
         HaltReason::ConflictingFinality {
             decision: certificate.decision,
@@ -484,7 +495,7 @@ impl Replica {
             return Ok(());
         };
         if node.height != block.height || !self.chain.descends_from_root(&block.id) {
-            return Err(self.conflict(&certificate));
+            return Err(self.conflict(&certificate, out));
         }
         if node.validity == Validity::Invalid {
             return Err(HaltReason::FalseFinality { decision: certificate.decision, block: block.id });

@@ -221,6 +221,47 @@ fn two_decisions_that_contradict_each_other_halt_a_node_and_it_says_why() {
     assert!(matches!(cluster.nodes[0].halted, Some(HaltReason::ConflictingFinality { .. })));
 }
 
+/// Two final blocks that contradict each other, known to one node each: all halt once they meet, whoever is ahead.
+#[test]
+fn every_node_halts_once_those_meet_that_know_contradicting_decisions() {
+    for ahead in 0..3 {
+        let mut cluster = Cluster::start(3);
+        cluster.run_slots(4);
+        for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+            cluster.cut(one, other);
+        }
+        cluster.run_slots(1);
+        let decision = cluster.core(0).status().decision + 1;
+        let beside = [1, 2].map(|proposer| side_block(&mut cluster, 1, proposer));
+        let blocks = beside.each_ref().map(|block| id_of(&cluster, block));
+        for node in [0, 1] {
+            let place = usize::from(node);
+            cluster.give(node, Input::Message { from: from(2), message: Message::Block(beside[place].clone()) });
+            let certificate = certify(&cluster, decision, blocks[place], &[1, 2]);
+            tell(&mut cluster, node, FinalityMessage::Commit(certificate));
+        }
+        cluster.run_slots(2);
+        if ahead < 2 {
+            // One of the two goes on, so that the other is only sent a later decision than its own.
+            let core = cluster.core(ahead);
+            let next = FinalBlock { id: core.status().head, height: core.status().height };
+            let certificate = certify(&cluster, decision + 1, next, &[1, 2]);
+            tell(&mut cluster, ahead, FinalityMessage::Commit(certificate));
+        }
+        cluster.run(20);
+        for node in &cluster.nodes {
+            assert_eq!(node.halted, None, "they have not met");
+        }
+        cluster.heal();
+        cluster.run_slots(3);
+        // The third, which knows neither, cannot tell without the block of a later decision, and nobody has it any more.
+        for node in 0..if ahead < 2 { 2 } else { 3 } {
+            let halted = &cluster.nodes[node].halted;
+            assert!(matches!(halted, Some(HaltReason::ConflictingFinality { .. })), "{ahead}, node {node}: {halted:?}");
+        }
+    }
+}
+
 #[test]
 fn a_certificate_that_does_not_hold_is_misbehaviour_and_changes_nothing() {
     let mut cluster = Cluster::start(3);

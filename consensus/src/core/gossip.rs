@@ -87,7 +87,9 @@ impl Core {
             out.push(Effect::Event(Event::Misbehaviour { peer, what: "a status of another validator" }));
             return Ok(());
         }
-        if status.decision < self.replica.newest_decision() {
+        // Whoever made another block final by the same decision must hear of this one.
+        let differs = || status.decision == self.replica.decision() && status.last_final != self.last_final();
+        if status.decision < self.replica.newest_decision() || differs() {
             self.tell_certificate(now, from, out);
         }
         let boot = status.boot;
