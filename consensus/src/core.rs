@@ -28,6 +28,7 @@ use crate::pool::{Pool, Waiting};
 use crate::replica::Replica;
 use crate::time::Millis;
 
+use crate::finality::engine::Timeouts;
 use finality::{Ballot, TIMEOUTS};
 use submit::Forming;
 
@@ -145,8 +146,12 @@ impl Core {
         replica.restore_finality(recovered.certificates)?;
         let forgets = mutation.is(Mutant::ForgetVotes);
         let guard = safety.filter(|_| !forgets).map_or(Guard::default(), |safety| safety.guard);
-        let voter =
-            EngineConfig { me: config.me, key: config.key.clone(), genesis: genesis.clone(), timeouts: TIMEOUTS };
+        let voter = EngineConfig {
+            me: config.me,
+            key: config.key.clone(),
+            genesis: genesis.clone(),
+            timeouts: timeouts(mutation),
+        };
         let log = if forgets { Vec::new() } else { recovered.finality };
         let (ballot, remembers) = Ballot::new(voter, guard, log, replica.newest_decision());
         let forgot = (!remembers || recovered.votes_lost) && !forgets;
@@ -433,6 +438,16 @@ impl Core {
     /// The canonical block at `height`.
     pub fn block_at(&self, height: u64) -> Option<BlockId> {
         self.replica.chain.tree().canonical_at(height)
+    }
+}
+
+/// The timeouts of a core that breaks this rule.
+fn timeouts(mutation: Mutation) -> Timeouts {
+    const NEVER_MS: u64 = 1 << 40;
+    match mutation {
+        _ if mutation.is(Mutant::NoRebroadcast) => Timeouts { rebroadcast_ms: NEVER_MS, ..TIMEOUTS },
+        _ if mutation.is(Mutant::NoRoundChange) => Timeouts { propose_ms: NEVER_MS, most_ms: NEVER_MS, ..TIMEOUTS },
+        _ => TIMEOUTS,
     }
 }
 

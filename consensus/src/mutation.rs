@@ -39,16 +39,28 @@ pub enum Mutant {
     IgnoreFinality,
     /// The finality engine starts anew after a crash, without its log and without its guard.
     ForgetVotes,
-    /// A block is voted for that was not executed here.
-    VoteUnexecuted,
     /// Fork choice goes by weight alone while a decision is open, whatever a quorum prevoted for.
     IgnorePolka,
     /// Whoever is behind in finality is not sent the certificate that it missed.
     NoCertificateForLate,
+    /// A block is voted for before it was executed.
+    VoteUnexecuted,
+    /// A block is voted for though it does not stand on the last final one.
+    VoteBesideRoot,
+    /// A told certificate is believed, whoever signed it.
+    CertificateUnchecked,
+    /// Votes that were lost on their way are not sent again.
+    NoRebroadcast,
+    /// A round whose proposer is away does not end.
+    NoRoundChange,
+    /// The receipts root in a block is believed.
+    ReceiptsUnchecked,
+    /// A validator goes on beside another process with its key.
+    TwinIgnored,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -66,9 +78,15 @@ impl Mutant {
         Self::ListEarly,
         Self::IgnoreFinality,
         Self::ForgetVotes,
-        Self::VoteUnexecuted,
         Self::IgnorePolka,
         Self::NoCertificateForLate,
+        Self::VoteUnexecuted,
+        Self::VoteBesideRoot,
+        Self::CertificateUnchecked,
+        Self::NoRebroadcast,
+        Self::NoRoundChange,
+        Self::ReceiptsUnchecked,
+        Self::TwinIgnored,
     ];
 }
 

@@ -181,6 +181,11 @@ impl Ballots {
         }
     }
 
+    /// A certificate of a decision.
+    pub fn decision(&self, decision: u64) -> Option<&CommitCertificate> {
+        self.decided.get(&decision)?.first()
+    }
+
     /// The decision that the log of any validator knows last, and its certificate.
     pub fn newest(&self) -> Option<&CommitCertificate> {
         let newest = self.certified.iter().map(|certified| certified.appended).max()?;

@@ -20,6 +20,12 @@ pub enum Breakage {
     SafetyUnwritten,
     /// A failed sync counts as done.
     SyncErrorIgnored,
+    /// Votes leave before they are on disk.
+    VoteBeforeSync,
+    /// A block leaves before it is on disk.
+    ProposeBeforeSync,
+    /// Certificates are not written to the log.
+    CertificateUnwritten,
 }
 
 impl Breakage {
@@ -29,7 +35,15 @@ impl Breakage {
         let core = Mutant::ALL.map(Self::Core).to_vec();
         #[cfg(not(feature = "mutants"))]
         let core = Vec::new();
-        let shell = [Self::ReplyBeforeSync, Self::ConfirmBeforeSync, Self::SafetyUnwritten, Self::SyncErrorIgnored];
+        let shell = [
+            Self::ReplyBeforeSync,
+            Self::ConfirmBeforeSync,
+            Self::SafetyUnwritten,
+            Self::SyncErrorIgnored,
+            Self::VoteBeforeSync,
+            Self::ProposeBeforeSync,
+            Self::CertificateUnwritten,
+        ];
         core.into_iter().chain(shell).collect()
     }
 
@@ -39,6 +53,20 @@ impl Breakage {
             #[cfg(feature = "mutants")]
             Self::Core(mutant) => format!("{mutant:?}"),
             other => format!("{other:?}"),
+        }
+    }
+
+    /// Seeds in which it must be noticed.
+    pub fn seeds_max(self) -> u64 {
+        match self {
+            // They need two branches of one weight, a clock that is ahead, a crash between a vote and its sync, or a payment
+            // beyond its window on one branch alone.
+            #[cfg(feature = "mutants")]
+            Self::Core(Mutant::FirstSeenWins | Mutant::NoHold) => 120,
+            #[cfg(feature = "mutants")]
+            Self::Core(Mutant::ListEarly | Mutant::VoteBesideRoot | Mutant::NoRebroadcast) => 300,
+            Self::VoteBeforeSync => 80,
+            _ => 25,
         }
     }
 

@@ -194,6 +194,8 @@ fn excused_seed(outcome: &Outcome) -> Option<ExcusedSeed> {
 #[derive(Debug, Clone, Serialize)]
 pub struct Hunt {
     pub mutant: String,
+    /// Within how many seeds it must be noticed.
+    pub seeds_max: u64,
     /// How many seeds it took until a checker noticed; `None` if none did within the bound, or if what was noticed there
     /// is not the mutant's doing.
     pub seeds: Option<u64>,
@@ -223,10 +225,10 @@ fn hunt_with(
         if let Some((seed, found)) = chunk.into_par_iter().find_map_first(caught) {
             let honest_violation = violation(seed, Breakage::None);
             let seeds = honest_violation.is_none().then_some(seed - from + 1);
-            return Hunt { mutant, seeds, violation: Some(found), honest_violation };
+            return Hunt { mutant, seeds_max, seeds, violation: Some(found), honest_violation };
         }
     }
-    Hunt { mutant, seeds: None, violation: None, honest_violation: None }
+    Hunt { mutant, seeds_max, seeds: None, violation: None, honest_violation: None }
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::world::World;
 /// A block is taken this long before its slot begins on a node's clock.
 const CLOCK_TOLERANCE_MS: u64 = 500;
 
+/// Blocks below the last final one that are looked at for one beside the chain.
+const NEAR_FINAL: u64 = 8;
+
 /// A disk; a lost one is replaced by one with another number.
 pub type DiskId = usize;
 
@@ -145,6 +148,26 @@ impl Checker {
         self.executors.entry(block).or_default().insert(validator);
     }
 
+    /// Where a process's fork choice began when it was looked at last.
+    pub fn root(&self, node: ProcessId) -> FinalBlock {
+        self.roots[node]
+    }
+
+    /// A validator votes for a block: it executed it, and it stands on the block that was final there before the step.
+    pub fn votes_for(
+        &self,
+        node: ProcessId,
+        validator: ValidatorIndex,
+        block: FinalBlock,
+        root: FinalBlock,
+    ) -> Result<(), Violation> {
+        let executed = self.executors.get(&block.id).is_some_and(|executors| executors.contains(&validator));
+        match executed && self.descends(block.id, root) {
+            true => Ok(()),
+            false => Err(Violation::VotedBlindly { node, block: block.id }),
+        }
+    }
+
     /// Where a process's fork choice begins now.
     pub fn stands_on(&mut self, node: ProcessId, root: FinalBlock) {
         if self.roots[node] != root {
@@ -213,10 +236,22 @@ impl Checker {
         let Some((FinalBlock { id, height }, reached)) = &mut self.told_final[node] else { return Ok(()) };
         match self.chains[node].get(*height as usize) {
             Some(found) if found == id => *reached = true,
-            None if !*reached => {}
+            // A checkpoint may stand on a branch that was abandoned for it.
+            _ if !*reached => {}
             _ => return Err(Violation::FinalReverted { node, height: *height, block: *id }),
         }
         Ok(())
+    }
+
+    /// Some block that was executed and does not stand on the final chain, if there is one.
+    pub fn beside(&self, chance: u64) -> Option<FinalBlock> {
+        let is_final = |id: &BlockId, height: u64| self.final_chain.get(height as usize) == Some(id);
+        let low = self.final_height();
+        let beside: Vec<FinalBlock> = (self.model.blocks())
+            .filter(|(id, block)| block.height + NEAR_FINAL > low && block.height <= low && !is_final(id, block.height))
+            .map(|(id, block)| FinalBlock { id: *id, height: block.height })
+            .collect();
+        (!beside.is_empty()).then(|| beside[(chance % beside.len() as u64) as usize])
     }
 
     /// How high the final chain is.

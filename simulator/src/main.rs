@@ -32,9 +32,9 @@ struct Arguments {
     /// Break this rule only; also with --trace and --seeds.
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
-    /// Seeds in which a mutant must be caught.
-    #[arg(long, default_value_t = 300)]
-    mutant_seeds: u64,
+    /// Seeds in which a mutant must be caught, instead of the bound that each has.
+    #[arg(long)]
+    mutant_seeds: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -97,13 +97,16 @@ fn mutants(breakages: Vec<Breakage>, arguments: &Arguments) -> ExitCode {
     let hunts: Vec<_> = breakages
         .into_iter()
         .map(|breakage| {
-            let hunt = hunt(breakage, arguments.from, arguments.mutant_seeds);
+            let seeds_max = arguments.mutant_seeds.unwrap_or(breakage.seeds_max());
+            let hunt = hunt(breakage, arguments.from, seeds_max);
             match (&hunt.seeds, &hunt.violation, &hunt.honest_violation) {
-                (Some(seeds), Some(violation), _) => eprintln!("{}: caught by seed {seeds}: {violation}", hunt.mutant),
+                (Some(seeds), Some(violation), _) => {
+                    eprintln!("{}: caught by seed {seeds} of {}: {violation}", hunt.mutant, hunt.seeds_max)
+                }
                 (_, Some(violation), Some(honest)) => {
                     eprintln!("{}: NOT caught: {violation}, but unbroken the same seed gives: {honest}", hunt.mutant);
                 }
-                _ => eprintln!("{}: NOT caught in {} seeds", hunt.mutant, arguments.mutant_seeds),
+                _ => eprintln!("{}: NOT caught in {} seeds", hunt.mutant, hunt.seeds_max),
             }
             hunt
         })

@@ -111,6 +111,11 @@ impl Model {
         self.blocks.get(id)
     }
 
+    /// Every block that was executed.
+    pub fn blocks(&self) -> impl Iterator<Item = (&BlockId, &ModelBlock)> {
+        self.blocks.iter()
+    }
+
     /// Executes a block that a node adopted, unless it was executed before. Says which rule of the chain it breaks.
     pub fn execute(&mut self, id: BlockId, block: &Block) -> Result<&ModelBlock, String> {
         if !self.blocks.contains_key(&id) {

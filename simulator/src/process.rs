@@ -224,6 +224,14 @@ impl Process {
         }
     }
 
+    /// The last decision that a validator knows; a follower tells of none.
+    pub fn decision(&self) -> u64 {
+        match &self.machine {
+            Machine::Core(core) => core.status().decision,
+            Machine::Follower(_) => 0,
+        }
+    }
+
     /// Whether it is a validator that forgot what it signed, and waits to hear every other one.
     pub fn forgot_votes(&self) -> bool {
         matches!(&self.machine, Machine::Core(core) if core.forgot_votes())
@@ -273,6 +281,8 @@ impl Process {
         let (mut turn, mut wake) = (Turn::default(), None);
         for effect in effects {
             match effect {
+                Effect::Append(zeni_consensus::Record::Certificate(_))
+                    if self.breakage == Breakage::CertificateUnwritten => {}
                 Effect::Append(record) => {
                     self.store.append(&record)?;
                     turn.appended = true;

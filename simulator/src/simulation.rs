@@ -6,6 +6,7 @@ mod finale;
 mod liar;
 mod life;
 mod oversight;
+mod perjury;
 mod shell;
 mod wires;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use zeni_consensus::{CheckpointDelta, Input, Message, Millis, Mode, RequestId};
 use zeni_ledger::ValidatorIndex;
+use zeni_ledger::genesis::FaultModel;
 use zeni_ledger::signature::Memo;
 use zeni_storage::MemoryFiles;
 
@@ -160,6 +162,8 @@ enum Happening {
     Sample,
     /// The checker looks whether finality goes on.
     Look,
+    /// The liar says something of itself.
+    Perjure,
 }
 
 /// What waits for a paused process.
@@ -254,11 +258,23 @@ pub fn run(seed: u64, breakage: Breakage, prints: bool) -> Outcome {
     Outcome { seed, violation, excused, trace: simulation.trace.hash(), facts }
 }
 
+/// Who lies instead of `liar`, if its stake is more than the fault model allows for. In the crash model only its blocks lie,
+/// and anybody's may.
+fn bearable(world: &World, liar: usize) -> Option<usize> {
+    let genesis = &world.genesis;
+    let allowed = |validator: &usize| 3 * genesis.validators[*validator].stake < genesis.total_stake();
+    match genesis.fault_model {
+        FaultModel::Crash => Some(liar),
+        FaultModel::Byzantine => std::iter::once(liar).chain(0..genesis.validators.len()).find(allowed),
+    }
+}
+
 impl Simulation {
     fn new(seed: u64, breakage: Breakage, prints: bool) -> Self {
         let mut dice = Dice::new(seed, Concern::World);
-        let profile = Profile::draw(&mut dice);
+        let mut profile = Profile::draw(&mut dice);
         let world = Arc::new(World::new(&mut dice, &profile));
+        profile.byzantine = profile.byzantine.and_then(|liar| bearable(&world, liar));
         let validators = profile.validators;
         // The validators, a follower, and room for a twin.
         let processes = validators + 2;
@@ -331,6 +347,10 @@ impl Simulation {
     fn begin(&mut self) -> Result<(), Violation> {
         if let Some(liar) = self.profile.byzantine {
             self.checker.excuse(ValidatorIndex(liar as u16));
+            if self.profile.byzantine_quorums {
+                self.checker.ballots.distrust(ValidatorIndex(liar as u16));
+                self.queue.at(3_000, Happening::Perjure);
+            }
         }
         for node in 0..=self.follower() {
             self.init_disk(node, node < self.follower())?;
@@ -374,6 +394,7 @@ impl Simulation {
             Happening::Probe => self.probe(),
             Happening::Sample => Ok(()),
             Happening::Look => self.look(),
+            Happening::Perjure => self.perjure(),
         }
     }
 

@@ -72,6 +72,10 @@ pub enum Violation {
     FinalityStalls { members: Vec<usize>, waited_ms: u64 },
     #[error("the payment {payment} came to an end, and was executed after that")]
     EndedTwice { payment: TransactionId },
+    #[error(
+        "node {node} voted for block {block}, which it did not execute, or which does not stand on its last final one"
+    )]
+    VotedBlindly { node: usize, block: BlockId },
     #[error("the same seed gave another trace")]
     NotDeterministic,
     #[error("panic: {0}")]

@@ -315,7 +315,8 @@ impl Core {
         let stands = self.replica.chain.descends_from_root(&block.id);
         let above = block.height > self.replica.chain.root().height;
         match node.validity {
-            _ if node.height != block.height || !stands || !above => Some(false),
+            _ if node.height != block.height => Some(false),
+            _ if !(stands && above) && !self.mutation.is(Mutant::VoteBesideRoot) => Some(false),
             Validity::Invalid => Some(false),
             Validity::Valid => Some(true),
             // Executed by an earlier process: only what was executed is stored.

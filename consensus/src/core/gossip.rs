@@ -111,7 +111,7 @@ impl Core {
         let boot = status.boot;
         let is_alive = status.echoes.contains(&(self.config.me, self.config.nonce));
         self.replica.peers.note_status(status, now);
-        if is_alive {
+        if is_alive && !self.mutation.is(Mutant::TwinIgnored) {
             out.push(send(self.config.me, Message::Status(self.status())));
             return Err(HaltReason::TwinFound { boot });
         }

@@ -91,14 +91,15 @@ impl Simulation {
             self.checker.holds(machine.disk, |digest| process.reader.has_batch(digest));
         }
         self.checker.ballots.holds(node, decision);
-        self.checker.started(node, process.chain(), process.last_final(), process.state())?;
-        let follows_only = process.mode() == Some(Mode::FollowOnly);
-        let (boot, height) = (machine.boots, process.head().1);
-        self.nodes[node].process = Some(process);
         let (start, torn, damage) = (report.start, report.torn.len(), report.damage.len());
+        let (boot, height, root) = (machine.boots, process.head().1, process.last_final());
         self.note(node, "started", &[&boot.to_le_bytes(), &height.to_le_bytes()], || {
-            format!("boot {boot} from {start:?}, torn {torn}, damage {damage}")
+            let last = format!("its log ends with decision {decision}, final at {}", root.height);
+            format!("boot {boot} from {start:?}, torn {torn}, damage {damage}; {last}")
         });
+        self.checker.started(node, process.chain(), root, process.state())?;
+        let follows_only = process.mode() == Some(Mode::FollowOnly);
+        self.nodes[node].process = Some(process);
         if follows_only {
             let soon = if self.healed { (100, 1_000) } else { (5_000, 40_000) };
             let at = self.now + self.fault_dice.between(soon.0, soon.1);

@@ -12,7 +12,7 @@ use crate::violation::Violation;
 const LOOK_EVERY_MS: u64 = 1_000;
 /// A quorum that is active and connected for longer than this makes something final. Rounds whose proposer is away take
 /// some seconds, more each; and if one of them is locked on a block, it waits until it proposes it itself.
-const STALL_MS_MAX: u64 = 120_000;
+const STALL_MS_MAX: u64 = 75_000;
 
 impl Simulation {
     pub(super) fn look(&mut self) -> Result<(), Violation> {

@@ -1,9 +1,11 @@
 //! What the shell of a node does: steps its core, appends at once, syncs in groups, and releases in order after that.
 
+use zeni_consensus::finality::FinalityMessage;
+use zeni_consensus::finality::message::SignedVote;
 use zeni_consensus::{
     CheckpointDelta, Effect, Event, HaltReason, Input, Message, Millis, Mode, Peer, Record, RequestId, Verdict,
 };
-use zeni_ledger::{BatchDigest, Block, ValidatorIndex};
+use zeni_ledger::{BatchDigest, Block, FinalBlock, ValidatorIndex};
 use zeni_storage::StorageError;
 
 use super::{Ambush, Happening, STEPS_AT_ONCE_MAX, Simulation, Stimulus};
@@ -108,6 +110,7 @@ impl Simulation {
     /// Checks what a step did to the chain before anything else happens.
     fn watch(&mut self, node: ProcessId, effects: &[Effect]) -> Result<(), Violation> {
         let mut moved = false;
+        let root = self.checker.root(node);
         if let Some(process) = &self.nodes[node].process {
             self.checker.stands_on(node, process.last_final());
             self.checker.prefers(node, self.nodes[node].validator, process.newest_polka())?;
@@ -139,6 +142,7 @@ impl Simulation {
                 }
                 Effect::Append(Record::Certificate(certificate)) => self.checker.ballots.certified(node, certificate),
                 Effect::Halt(_) => self.nodes[node].halted = true,
+                Effect::Broadcast(Message::Finality(said)) => self.watch_vote(node, said, root)?,
                 Effect::Event(Event::Equivocation { .. }) => self.facts.equivocations += 1,
                 Effect::Event(Event::InvalidBlock { .. }) => self.facts.invalid_blocks += 1,
                 Effect::Broadcast(Message::Block(block)) => self.watch_proposal(node, block)?,
@@ -160,6 +164,15 @@ impl Simulation {
                     return Ok(());
                 }
                 self.checker.check_choice(node, |digest| process.reader.has_batch(digest))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn watch_vote(&self, node: ProcessId, said: &FinalityMessage, root: FinalBlock) -> Result<(), Violation> {
+        match (said, self.nodes[node].validator) {
+            (FinalityMessage::Vote(SignedVote { voter, vote, .. }), Some(me)) if *voter == me => {
+                vote.block.map_or(Ok(()), |block| self.checker.votes_for(node, me, block, root))
             }
             _ => Ok(()),
         }
@@ -212,6 +225,8 @@ impl Simulation {
         let early = |say: &Say| match self.breakage {
             Breakage::ReplyBeforeSync => matches!(say, Say::Reply { .. }),
             Breakage::ConfirmBeforeSync => matches!(say, Say::Broadcast(Message::Stored(_))),
+            Breakage::VoteBeforeSync => matches!(say, Say::Broadcast(Message::Finality(_))),
+            Breakage::ProposeBeforeSync => matches!(say, Say::Broadcast(Message::Block(_))),
             _ => false,
         };
         let (early, late) = std::mem::take(&mut turn.say).into_iter().partition(early);
@@ -314,7 +329,9 @@ impl Simulation {
             own.into_iter().try_for_each(|block| self.checker.signed(block))?;
         }
         if let (Message::Finality(said), Some(me)) = (&message, me) {
-            self.checker.ballots.voted(node, me, said)?;
+            if !self.perjures(node) {
+                self.checker.ballots.voted(node, me, said)?;
+            }
         }
         let own_block = match (&message, me) {
             (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),
@@ -330,6 +347,9 @@ impl Simulation {
             if self.is_liar(node) && self.lie(node, &block) {
                 return Ok(());
             }
+        }
+        if self.perjures(node) && self.twist(node, &message) {
+            return Ok(());
         }
         let proposed = matches!((&message, to), (Message::Block(_), None));
         self.send_to(node, to, &message);
