@@ -316,7 +316,7 @@ impl Core {
         let above = block.height > self.replica.chain.root().height;
         match node.validity {
             _ if node.height != block.height => Some(false),
-            _ if !(stands && above) && !self.mutation.is(Mutant::VoteBesideRoot) => Some(false),
+            _ if !(stands && above || self.mutation.is(Mutant::VoteBesideRoot)) => Some(false),
             Validity::Invalid => Some(false),
             Validity::Valid => Some(true),
             // Executed by an earlier process: only what was executed is stored.

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_types, reason = "it is never iterated")]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 use super::Claim;
@@ -16,7 +16,7 @@ use super::Claim;
 const VERDICTS_MAX: usize = 1 << 16;
 
 thread_local! {
-    static VERDICTS: RefCell<Option<HashMap<[u8; 32], bool>>> = const { RefCell::new(None) };
+    static VERDICTS: RefCell<Option<BTreeMap<[u8; 32], bool>>> = const { RefCell::new(None) };
 }
 
 /// While this lives, its thread gives each verdict once.
@@ -33,7 +33,7 @@ impl Memo {
     /// If this thread has a memo.
     #[must_use = "verdicts are forgotten when it is dropped"]
     pub fn begin() -> Self {
-        let before = VERDICTS.replace(Some(HashMap::new()));
+        let before = VERDICTS.replace(Some(BTreeMap::new()));
         assert!(before.is_none(), "a thread has one memo of verdicts");
         Self { _thread: PhantomData }
     }

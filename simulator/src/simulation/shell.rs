@@ -328,10 +328,10 @@ impl Simulation {
             let own = blocks.iter().filter(|block| block.header.proposer == me);
             own.into_iter().try_for_each(|block| self.checker.signed(block))?;
         }
-        if let (Message::Finality(said), Some(me)) = (&message, me) {
-            if !self.perjures(node) {
-                self.checker.ballots.voted(node, me, said)?;
-            }
+        if let (Message::Finality(said), Some(me)) = (&message, me)
+            && !self.perjures(node)
+        {
+            self.checker.ballots.voted(node, me, said)?;
         }
         let own_block = match (&message, me) {
             (Message::Block(block), Some(me)) if block.header.proposer == me => Some(block.clone()),
