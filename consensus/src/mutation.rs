@@ -49,8 +49,6 @@ pub enum Mutant {
     VoteBesideRoot,
     /// A told certificate is believed, whoever signed it.
     CertificateUnchecked,
-    /// Votes that were lost on their way are not sent again.
-    NoRebroadcast,
     /// A round whose proposer is away does not end.
     NoRoundChange,
     /// The receipts root in a block is believed.
@@ -60,7 +58,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 25] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -83,7 +81,6 @@ impl Mutant {
         Self::VoteUnexecuted,
         Self::VoteBesideRoot,
         Self::CertificateUnchecked,
-        Self::NoRebroadcast,
         Self::NoRoundChange,
         Self::ReceiptsUnchecked,
         Self::TwinIgnored,

@@ -59,12 +59,12 @@ impl Breakage {
     /// Seeds in which it must be noticed.
     pub fn seeds_max(self) -> u64 {
         match self {
-            // They need two branches of one weight, a clock that is ahead, a crash between a vote and its sync, or a payment
+            // They need two branches of one weight, a clock that is ahead, a liar's proposal, a crash between a vote and its sync, or a payment
             // beyond its window on one branch alone.
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::FirstSeenWins | Mutant::NoHold) => 120,
+            Self::Core(Mutant::FirstSeenWins | Mutant::NoHold | Mutant::VoteBesideRoot) => 120,
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::ListEarly | Mutant::VoteBesideRoot | Mutant::NoRebroadcast) => 300,
+            Self::Core(Mutant::ListEarly) => 300,
             Self::VoteBeforeSync => 80,
             _ => 25,
         }

@@ -101,7 +101,7 @@ fn mutants(breakages: Vec<Breakage>, arguments: &Arguments) -> ExitCode {
             let hunt = hunt(breakage, arguments.from, seeds_max);
             match (&hunt.seeds, &hunt.violation, &hunt.honest_violation) {
                 (Some(seeds), Some(violation), _) => {
-                    eprintln!("{}: caught by seed {seeds} of {}: {violation}", hunt.mutant, hunt.seeds_max)
+                    eprintln!("{}: caught by seed {seeds} of {}: {violation}", hunt.mutant, hunt.seeds_max);
                 }
                 (_, Some(violation), Some(honest)) => {
                     eprintln!("{}: NOT caught: {violation}, but unbroken the same seed gives: {honest}", hunt.mutant);
