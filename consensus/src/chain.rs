@@ -533,7 +533,7 @@ impl Chain {
     }
 
     /// Puts stored blocks back into the tree and the chain at its checkpoint: every block up to there becomes
-    /// canonical without execution, because the given state stands there.
+    /// canonical without execution, because the given state stands there. Returns those under which a block is lost.
     ///
     /// # Errors
     /// If the checkpoint's block or one of its ancestors is not among the stored ones.
@@ -542,10 +542,15 @@ impl Chain {
         blocks: Vec<Arc<Block>>,
         checkpoint: BlockId,
         batches: &BatchIndex,
-    ) -> Result<(), HaltReason> {
+    ) -> Result<Vec<(BlockId, Arc<Block>)>, HaltReason> {
+        let mut loose = Vec::new();
         for block in blocks {
             let id = block.id(&self.genesis_id);
-            if self.tree.contains(&id) || !self.tree.contains(&block.header.parent) {
+            if self.tree.contains(&id) {
+                continue;
+            }
+            if !self.tree.contains(&block.header.parent) {
+                loose.push((id, block));
                 continue;
             }
             if self.insert(id, block, batches).is_ok() {
@@ -564,7 +569,7 @@ impl Chain {
             self.tree.extend(id);
         }
         self.checkpoint = checkpoint;
-        Ok(())
+        Ok(loose)
     }
 
     /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here

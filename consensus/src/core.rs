@@ -140,9 +140,10 @@ impl Core {
             ..safety
         });
         let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.step_payments_max);
-        chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let mode = if safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
         let mut replica = Replica::new(chain, batches, Some(config.me), mutation);
+        replica.restore_loose(loose);
         replica.restore_finality(recovered.certificates)?;
         let forgets = mutation.is(Mutant::ForgetVotes);
         let guard = safety.filter(|_| !forgets).map_or(Guard::default(), |safety| safety.guard);

@@ -46,8 +46,9 @@ impl Follower {
             batches.restore(*meta, None);
         }
         let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), STEP_PAYMENTS_MAX);
-        chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let mut replica = Replica::new(chain, batches, None, Mutation::none());
+        replica.restore_loose(loose);
         replica.restore_finality(recovered.certificates)?;
         Ok((Self { replica, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
     }

@@ -29,6 +29,8 @@ pub(crate) const ORPHANS_MAX: usize = 1_024;
 pub(crate) const SYNC_AHEAD_MAX: usize = 512;
 /// Blocks of one proposer for one slot that are taken without being asked for.
 pub(crate) const BLOCKS_PER_SLOT_MAX: usize = 4;
+/// Decisions of which it is not known yet whether they contradict the last one, at most.
+const UNJUDGED_MAX: usize = 4;
 /// Slots behind the head for which it is remembered who proposed what.
 const SEEN_SLOTS: u64 = 1_024;
 
@@ -76,6 +78,8 @@ struct Finality {
     pending: Option<(CommitCertificate, Option<ValidatorIndex>)>,
     /// Observers were told of decisions up to here.
     announced: u64,
+    /// Earlier decisions, told while the last one's block was not executed here: so it is not known whether they contradict it.
+    unjudged: Vec<CommitCertificate>,
 }
 
 impl Replica {
@@ -430,6 +434,7 @@ impl Replica {
             same || newest.decision > certificate.decision && !self.stands_beside(certificate.block)
         };
         if newest.is_some_and(known) {
+            self.keep_unjudged(certificate);
             return Ok(false);
         }
         let genesis_id = self.chain.genesis_id();
@@ -450,18 +455,42 @@ impl Replica {
         Ok(true)
     }
 
+    /// Keeps a decision that cannot be compared with the last one yet.
+    fn keep_unjudged(&mut self, certificate: CommitCertificate) {
+        let is_earlier = self.newest_decision() > certificate.decision;
+        let is_new = self.finality.unjudged.iter().all(|kept| kept.block != certificate.block);
+        if is_earlier && is_new && !self.has_executed_final() && self.finality.unjudged.len() < UNJUDGED_MAX {
+            let holds = certificate.verify(self.chain.genesis(), &self.chain.genesis_id()).is_ok();
+            self.finality.unjudged.extend(holds.then_some(certificate));
+        }
+    }
+
     /// Whether a block can be seen to stand beside the final ones.
     fn stands_beside(&self, block: FinalBlock) -> bool {
         let here = self.chain.tree().canonical_at(block.height);
         self.has_executed_final() && (block.height > self.chain.root().height || here != Some(block.id))
     }
 
-    /// Why this node halts. Its last word are the two certificates, because whoever holds one of them may never hear of the
-    /// other: only those behind are sent any.
+    /// Why this node halts. Its last words are the two certificates, because whoever holds one of them may never hear of the
+    /// other (only those behind are sent any), and the blocks that lead to them from where they part, as far as they are in
+    /// memory: without those nobody can tell that the two contradict each other.
     fn conflict(&self, certificate: &CommitCertificate, out: &mut Vec<Effect>) -> HaltReason {
+        let tree = self.chain.tree();
+        let fork = tree.canonical_ancestor(&certificate.block.id);
         for certificate in self.newest_certificate().into_iter().chain([certificate]).filter(|_| self.me.is_some()) {
             let commit = Message::Finality(Box::new(FinalityMessage::Commit(certificate.clone())));
             out.extend([Effect::Broadcast(commit.clone()), Effect::Publish(commit)]);
+            let mut path = Vec::new();
+            let mut current = certificate.block.id;
+            while let Some(block) = tree.body(&current).filter(|block| Some(block.header.height) > fork) {
+                path.push(block.clone());
+                current = block.header.parent;
+            }
+            path.reverse();
+            path.truncate(MESSAGE_BLOCKS_MAX);
+            if fork.is_some() && !path.is_empty() {
+                out.push(Effect::Broadcast(Message::Blocks(path)));
+            }
         }
         let before = self.newest_certificate().map_or(self.chain.root(), |newest| newest.block);
         HaltReason::ConflictingFinality {
@@ -473,12 +502,36 @@ impl Replica {
         }
     }
 
+    /// Keeps the stored blocks under which one is lost until it is fetched: nobody else may have them. The lowest, if there
+    /// are too many.
+    pub(crate) fn restore_loose(&mut self, loose: Vec<(BlockId, Arc<Block>)>) {
+        let mut loose = loose;
+        loose.sort_by_key(|(id, block)| (block.header.height, *id));
+        self.orphans.extend(loose.into_iter().take(ORPHANS_MAX).map(|(id, block)| (id, (block, None))));
+    }
+
     /// Puts the certificates of the log back, after the chain.
     pub(crate) fn restore_finality(&mut self, certificates: Vec<CommitCertificate>) -> Result<(), HaltReason> {
-        for certificate in certificates {
-            if self.newest_certificate().is_some_and(|newest| newest.decision >= certificate.decision) {
-                continue;
-            }
+        let tree = self.chain.tree();
+        let (here, away): (Vec<_>, Vec<_>) =
+            certificates.into_iter().partition(|certificate| tree.contains(&certificate.block.id));
+        let last = here.iter().max_by_key(|certificate| certificate.decision).cloned();
+        // From the last final block down: all others stand there.
+        let mut path = BTreeMap::new();
+        let mut current = last.as_ref().map(|last| last.block.id);
+        while let Some((id, node)) =
+            current.and_then(|id| Some((id, tree.node(&id)?))).filter(|(_, node)| node.height > 0)
+        {
+            path.insert(node.height, id);
+            current = Some(node.parent);
+        }
+        if let Some(beside) = here.iter().find(|one| path.get(&one.block.height) != Some(&one.block.id)) {
+            self.finality.last = last;
+            return Err(self.conflict(beside, &mut Vec::new()));
+        }
+        let newest = away.into_iter().max_by_key(|certificate| certificate.decision);
+        let newest = newest.filter(|newest| last.as_ref().is_none_or(|last| last.decision < newest.decision));
+        for certificate in last.into_iter().chain(newest) {
             self.finality.pending = Some((certificate, None));
             self.adopt_pending(Millis(0), &mut Vec::new())?;
         }
@@ -537,6 +590,12 @@ impl Replica {
     /// Goes on with a decision whose block was not here, and tells observers once a final block is canonical.
     pub(crate) fn follow_finality(&mut self, now: Millis, out: &mut Vec<Effect>) -> Result<(), HaltReason> {
         self.adopt_pending(now, out)?;
+        if self.has_executed_final() {
+            let unjudged = std::mem::take(&mut self.finality.unjudged);
+            if let Some(beside) = unjudged.iter().find(|unjudged| self.stands_beside(unjudged.block)) {
+                return Err(self.conflict(beside, out));
+            }
+        }
         let Some(last) = &self.finality.last else { return Ok(()) };
         if last.decision > self.finality.announced && self.chain.stands_on_root() {
             self.finality.announced = last.decision;
