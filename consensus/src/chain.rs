@@ -166,7 +166,7 @@ impl Chain {
 
     /// Whether a known block is the last final one or stands on it.
     pub fn descends_from_root(&self, id: &BlockId) -> bool {
-        self.tree.descends(id, &self.root.id)
+        self.tree.node(id).is_some_and(|node| node.stands)
     }
 
     /// Makes a known block final. The next [`Self::advance`] goes there, however heavy the present chain is.
@@ -175,6 +175,7 @@ impl Chain {
     /// If it does not stand on the last final block: the caller checked.
     pub fn make_final(&mut self, block: FinalBlock) {
         assert!(self.descends_from_root(&block.id), "what is final stays final");
+        self.tree.set_final(self.root.height, &block.id);
         self.root = block;
         if !self.mutation.is(Mutant::IgnoreFinality) && self.tree.is_canonical(&block.id) {
             self.tree.drop_beside(self.checkpoint, &block.id);
@@ -623,7 +624,8 @@ impl Chain {
     pub fn is_settled(&self, id: &BlockId) -> bool {
         let root = self.preferred().filter(|preferred| self.tree.is_canonical(preferred)).unwrap_or(self.root.id);
         self.tree.node(id).is_some_and(|node| {
-            let light = || node.weight <= self.head_node().weight || !self.tree.descends(id, &root);
+            let beside = || !node.stands || root != self.root.id && !self.tree.descends(id, &root);
+            let light = || node.weight <= self.head_node().weight || beside();
             self.tree.is_canonical(id) || node.validity == Validity::Invalid || light()
         })
     }

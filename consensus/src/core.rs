@@ -30,7 +30,11 @@ use crate::time::Millis;
 
 use crate::finality::engine::Timeouts;
 use finality::{Ballot, TIMEOUTS};
+use propose::Offer;
 use submit::Forming;
+
+/// A head whose slot is this long past may belong to a chain that is still being executed.
+const SLOTS_BEHIND_MIN: u64 = 2;
 
 /// What one process of a validator is told at its start.
 #[derive(Debug, Clone)]
@@ -96,9 +100,9 @@ pub struct Core {
     exchanged: u64,
     /// The present slot, and the last batch that arrived before it began: its block lists none of a later arrival.
     slot: (u64, u64),
-    /// Since when each live peer offers what is not executed here; under this validator's own index, since when the last
-    /// final block is not.
-    behind_since: BTreeMap<ValidatorIndex, Millis>,
+    /// What each live peer offers that is not executed here, and since when; under this validator's own index, the last final
+    /// block.
+    behind_since: BTreeMap<ValidatorIndex, Offer>,
     /// Who may propose before this validator in the present slot.
     ahead: Vec<ValidatorIndex>,
     mutation: Mutation,
@@ -277,7 +281,8 @@ impl Core {
         if let Some(change) = self.replica.advance(archive, out)? {
             self.update_pool(&change, archive)?;
             self.next_status = now;
-            if self.mode == Mode::Syncing {
+            // What catches up with time comes nearer; a chain that grows by its newest block does not.
+            if self.mode == Mode::Syncing && self.slot.0 > self.replica.chain.head_node().slot + SLOTS_BEHIND_MIN {
                 self.mode_since = now;
             }
         }

@@ -310,6 +310,9 @@ impl Replica {
     /// Asks for a block that a decision is about, or for the lowest missing one under it: first whoever should have it, and
     /// then, as time goes on, everyone in turn.
     pub(crate) fn seek(&mut self, now: Millis, id: BlockId, first: Option<ValidatorIndex>, out: &mut Vec<Effect>) {
+        if self.chain.tree().contains(&id) || self.orphans.len() >= ORPHANS_MAX {
+            return;
+        }
         let mut missing = id;
         while let Some((orphan, _)) = self.orphans.get(&missing) {
             missing = orphan.header.parent;
@@ -375,6 +378,11 @@ impl Replica {
     pub(crate) fn peer_connected(&mut self, peer: ValidatorIndex) {
         self.peers.connected(peer);
         self.fetcher.peer_connected();
+    }
+
+    /// A peer says that it has a batch.
+    pub(crate) fn batch_announced(&mut self, digest: &zeni_ledger::BatchDigest) {
+        self.fetcher.announced(digest);
     }
 
     /// Wants a batch that waits in a peer's pool.
@@ -446,6 +454,8 @@ impl Replica {
         if let Some(newest) = newest {
             // An earlier decision came as far as here because its block stands beside what is final.
             if newest.decision >= certificate.decision || newest.block.height >= certificate.block.height {
+                // The next start knows it, too.
+                out.push(Effect::Append(Record::Certificate(certificate.clone())));
                 return Err(self.conflict(&certificate, out));
             }
         }
@@ -486,8 +496,12 @@ impl Replica {
                 path.push(block.clone());
                 current = block.header.parent;
             }
-            path.reverse();
-            path.truncate(MESSAGE_BLOCKS_MAX);
+            let mut bytes = 0;
+            let fits = |block: &Arc<Block>| {
+                bytes += block.encoded_len();
+                bytes <= MESSAGE_BLOCKS_BYTES_MAX
+            };
+            let path: Vec<_> = path.into_iter().rev().take(MESSAGE_BLOCKS_MAX).take_while(fits).collect();
             if fork.is_some() && !path.is_empty() {
                 out.push(Effect::Broadcast(Message::Blocks(path)));
             }
@@ -512,6 +526,14 @@ impl Replica {
 
     /// Puts the certificates of the log back, after the chain.
     pub(crate) fn restore_finality(&mut self, certificates: Vec<CommitCertificate>) -> Result<(), HaltReason> {
+        let mut decided: BTreeMap<u64, &CommitCertificate> = BTreeMap::new();
+        for certificate in &certificates {
+            let first = *decided.entry(certificate.decision).or_insert(certificate);
+            if first.block != certificate.block {
+                self.finality.last = Some(first.clone());
+                return Err(self.conflict(certificate, &mut Vec::new()));
+            }
+        }
         let tree = self.chain.tree();
         let (here, away): (Vec<_>, Vec<_>) =
             certificates.into_iter().partition(|certificate| tree.contains(&certificate.block.id));

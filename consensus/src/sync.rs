@@ -167,6 +167,14 @@ impl Fetcher {
         resting.iter().for_each(|digest| self.retry(digest));
     }
 
+    /// A peer says that it has the batch: a rest is over.
+    pub fn announced(&mut self, digest: &BatchDigest) {
+        if let Some(want) = self.wants.get_mut(digest).filter(|want| want.rests_until.is_some()) {
+            want.rounds = 0;
+            self.retry(digest);
+        }
+    }
+
     /// Ends the questions whose time is over. Whoever still delivers is given more time: what it was asked for stands
     /// in its queue.
     fn expire(&mut self, now: Millis) {

@@ -38,6 +38,8 @@ pub struct Node {
     pub stored: bool,
     /// Listed batches that are not stored here.
     pub missing: u32,
+    /// Whether it is the last final block or stands on it.
+    pub stands: bool,
     body: Option<Arc<Block>>,
 }
 
@@ -63,6 +65,7 @@ impl Tree {
             validity: Validity::Valid,
             stored: true,
             missing: 0,
+            stands: true,
             body: None,
         };
         Self {
@@ -129,6 +132,7 @@ impl Tree {
             validity: if invalid { Validity::Invalid } else { Validity::Unknown },
             stored: false,
             missing: missing.len() as u32,
+            stands: parent.stands,
             body: Some(block),
         };
         for digest in missing {
@@ -178,6 +182,20 @@ impl Tree {
             }
         }
         best.map(|(_, found)| found.0).filter(|found| *found != self.head())
+    }
+
+    /// Notes which blocks stand on the last final one now. `from` is the height of the one before it.
+    pub fn set_final(&mut self, from: u64, last: &BlockId) {
+        let (height, on_it) = (self.expect(last).height, self.is_canonical(last));
+        for (at, id) in self.canonical.iter().enumerate().skip(from as usize) {
+            let node = self.nodes.get_mut(id).expect("canonical blocks are in the tree");
+            node.stands = on_it && at as u64 >= height;
+        }
+        // Parents come before children.
+        for (_, id) in self.side.keys() {
+            let stands = id == last || self.nodes[&self.nodes[id].parent].stands;
+            self.nodes.get_mut(id).expect("side blocks are in the tree").stands = stands;
+        }
     }
 
     /// Whether `id` is `ancestor` or descends from it.
@@ -284,8 +302,8 @@ impl Tree {
         self.awaited.len()
     }
 
-    /// Drops side blocks that are invalid or do not stand on `root`, and branches that are lighter than the head and end
-    /// far below it; `anchor` and what it builds on stay.
+    /// Drops side blocks that are invalid or stand beside `root`, the last final block, and branches that are lighter than
+    /// the head and end far below it; `anchor` and what it builds on stay.
     pub fn prune(&mut self, anchor: BlockId, root: &BlockId) {
         let head = self.head_node();
         let (weight, height) = (head.weight, head.height);
@@ -295,7 +313,7 @@ impl Tree {
         for (side_height, id) in self.side.keys().rev() {
             let node = self.expect(id);
             let matters = node.weight >= weight || side_height + PRUNE_DEPTH >= height;
-            let matters = matters && self.descends(id, root) || id == root;
+            let matters = matters && node.stands || id == root;
             if kept.contains(id) || matters && node.validity != Validity::Invalid {
                 kept.insert(node.parent);
             } else {
@@ -305,11 +323,12 @@ impl Tree {
         self.drop_side(&dropped);
     }
 
-    /// Drops side blocks that do not stand on `root`, and will never be chosen; `anchor` and what it builds on stay.
+    /// Drops side blocks that stand beside `root`, the last final block, and will never be chosen; `anchor` and what it
+    /// builds on stay.
     pub fn drop_beside(&mut self, anchor: BlockId, root: &BlockId) {
         let mut kept: HashSet<BlockId> = self.branch_to(anchor).into_iter().collect();
         kept.extend(self.branch_to(*root));
-        let beside = |id: &BlockId| !kept.contains(id) && !self.descends(id, root);
+        let beside = |id: &BlockId| !kept.contains(id) && !self.expect(id).stands;
         let dropped: Vec<(u64, BlockId)> = self.side.keys().filter(|(_, id)| beside(id)).copied().collect();
         self.drop_side(&dropped);
     }

@@ -521,6 +521,42 @@ fn a_crash_between_any_two_writes_never_signs_twice() {
     }
 }
 
+/// A torn write may keep what led to a vote and lose the vote. The replay casts it then, for the first time: into the log.
+#[test]
+fn what_a_replay_signs_is_logged() {
+    let network = Network::equal(FaultModel::Crash, 3, 1);
+    let proposer = network.engine_of(0).proposer(1, 0).as_usize();
+    let mut engine = network.engine_of(proposer);
+    let mut outputs = engine.recover(START, 1, &[]).unwrap();
+    let block = FinalBlock { id: BlockId([7; 32]), height: 1 };
+    outputs.extend(engine.propose(START, 0, block).unwrap());
+    let logged = |outputs: &[Output]| -> Vec<LogEntry> {
+        outputs
+            .iter()
+            .filter_map(|output| if let Output::Log(entry) = output { Some(entry.clone()) } else { None })
+            .collect()
+    };
+    let log = logged(&outputs);
+    let mut cast_anew = 0;
+    for kept in 0..=log.len() {
+        let mut restarted = network.engine_of(proposer);
+        let outputs = restarted.recover(START, 1, &log[..kept]).unwrap();
+        let written = logged(&outputs);
+        for output in &outputs {
+            let entry = match output {
+                Output::Send(FinalityMessage::Vote(signed)) => LogEntry::Vote(*signed),
+                Output::Send(FinalityMessage::Proposal(signed)) => LogEntry::Proposal(*signed),
+                _ => continue,
+            };
+            let before = log[..kept].contains(&entry);
+            assert!(before || written.contains(&entry), "{kept} of {} entries kept: {entry:?}", log.len());
+            assert!(!(before && written.contains(&entry)), "logged twice: {entry:?}");
+            cast_anew += usize::from(!before);
+        }
+    }
+    assert!(cast_anew > 0, "a vote is lost between what led to it and the end: {log:?}");
+}
+
 #[test]
 fn all_crash_at_once_and_decide_after_all() {
     for dies_at in 0..operations(0) {

@@ -318,9 +318,11 @@ impl Core {
             _ if node.height != block.height => Some(false),
             _ if !(stands && above || self.mutation.is(Mutant::VoteBesideRoot)) => Some(false),
             Validity::Invalid => Some(false),
-            Validity::Valid => Some(true),
-            // Executed by an earlier process: only what was executed is stored.
-            Validity::Unknown => (node.stored || self.mutation.is(Mutant::VoteUnexecuted)).then_some(true),
+            // Only what was executed is stored, be it by an earlier process; and only what is stored will be there again.
+            Validity::Valid | Validity::Unknown => {
+                let executed = node.stored && node.missing == 0;
+                (executed || self.mutation.is(Mutant::VoteUnexecuted)).then_some(true)
+            }
         }
     }
 

@@ -42,7 +42,9 @@ impl Core {
             Message::Batch(batch) => self.receive_batch(now, validator, batch, out),
             Message::Stored(digests) => {
                 for digest in &digests {
-                    self.replica.batches.confirm(digest, validator);
+                    if !self.replica.batches.confirm(digest, validator) {
+                        self.replica.batch_announced(digest);
+                    }
                 }
             }
             Message::Pool(digests) => self.receive_pool(validator, &digests, out),
@@ -153,6 +155,7 @@ impl Core {
             if self.replica.batches.confirm(digest, from) {
                 stored.push(*digest);
             } else if !self.mutation.is(Mutant::NoPoolExchange) {
+                self.replica.batch_announced(digest);
                 self.replica.want_offered(*digest, from);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zeni_ledger::{BatchDigest, ValidatorIndex};
+use zeni_ledger::{BatchDigest, BlockId, ValidatorIndex};
 
 use super::Core;
 use crate::archive::{Archive, SafetyRecord};
@@ -11,6 +11,19 @@ use crate::effect::{Effect, Event, HaltReason};
 use crate::message::{Message, Mode};
 use crate::mutation::Mutant;
 use crate::time::Millis;
+
+/// An offer holds nobody back for longer than this.
+const OFFER_WAITS_SLOTS: u64 = 2;
+/// Whoever takes back an offer that it did not deliver is not waited for again before this: or it could begin anew each time.
+const OFFER_KEPT_SLOTS: u64 = 8;
+
+/// What a peer offered when it began to be ahead of this node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer {
+    since: Millis,
+    head: BlockId,
+    decision: u64,
+}
 
 impl Core {
     /// Proposes a block if the present slot is open, has none of a better rank, and it is this validator's turn.
@@ -61,11 +74,20 @@ impl Core {
         if !self.replica.has_executed_final() {
             ahead.insert(self.config.me);
         }
-        self.behind_since.retain(|validator, _| ahead.contains(validator));
-        ahead.into_iter().for_each(|validator| {
-            self.behind_since.entry(validator).or_insert(now);
+        let interval = self.genesis.block_interval_ms;
+        let (tree, decision) = (self.replica.chain.tree(), self.replica.decision());
+        self.behind_since.retain(|validator, offer| {
+            let delivered = *validator == self.config.me || tree.contains(&offer.head) && offer.decision <= decision;
+            ahead.contains(validator) || !delivered && now.since(offer.since) < OFFER_KEPT_SLOTS * interval
         });
-        self.behind_since.values().any(|since| now.since(*since) < 2 * self.genesis.block_interval_ms)
+        let mut waits = false;
+        for validator in ahead {
+            let told = self.replica.peers.status(validator);
+            let (head, decision) = told.map_or((self.replica.chain.head(), 0), |status| (status.head, status.decision));
+            let offer = self.behind_since.entry(validator).or_insert(Offer { since: now, head, decision });
+            waits |= now.since(offer.since) < OFFER_WAITS_SLOTS * interval;
+        }
+        waits
     }
 
     /// When this validator's turn in the present slot comes: each live validator ahead of it is given interval / (n + 1).

@@ -283,11 +283,12 @@ impl Engine {
         let _ = self.voter.guard.allow(own);
     }
 
-    /// Of what a replay says, only what still has a meaning: nothing is logged again, and a proposal is asked for only in
-    /// the present round and if the log holds none.
+    /// Of what a replay says, only what still has a meaning: nothing is logged again (but a vote whose entry was torn off
+    /// behind what led to it is cast now, and logged), and a proposal is asked for only in the present round and if the log
+    /// holds none.
     fn stands_after_replay(&self, output: &Output, log: &[LogEntry]) -> bool {
         match output {
-            Output::Log(_) => false,
+            Output::Log(entry) => !log.contains(entry),
             Output::Judge(_) => false,
             Output::Propose { round, .. } => {
                 let mine = |entry: &LogEntry| match entry {
@@ -602,10 +603,11 @@ impl Pass<'_> {
     }
 
     fn log(&mut self, input: &Input<Zeni>) {
+        let Some(entry) = our_entry(input) else { return };
         if self.replaying {
+            self.out.push(Output::Log(entry));
             return;
         }
-        let Some(entry) = our_entry(input) else { return };
         if let LogEntry::Proposal(signed) = &entry {
             self.proposals.push(*signed);
             if signed.proposer != self.voter.me {
