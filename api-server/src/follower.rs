@@ -8,7 +8,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use zeni_client::follow::{FollowEvent, FollowHandle};
-use zeni_consensus::{ChainChange, Effect, Event, Evidence, Follower, HaltReason, Input, Message, Millis, Peer};
+use zeni_consensus::{
+    ChainChange, Effect, Event, Evidence, Follower, HaltReason, Input, Message, Millis, Peer, Record,
+};
 use zeni_ledger::window::SequenceError;
 use zeni_ledger::{
     Account, AccountId, BlockId, CommitCertificate, Genesis, GenesisId, PublicKey, Sequence, State, StateRoot,
@@ -172,6 +174,8 @@ struct Following {
     changes: Vec<Arc<ChainChange>>,
     /// The last decision, to be told after them.
     decided: Option<CommitCertificate>,
+    /// Decisions that were logged and are not kept for proofs yet.
+    certificates: Vec<CommitCertificate>,
     wake: Instant,
     next_checkpoint: Instant,
 }
@@ -196,6 +200,7 @@ impl Following {
             followed: None,
             changes: Vec::new(),
             decided: None,
+            certificates: Vec::new(),
             wake: now,
             next_checkpoint: now + around.checkpoint_interval,
             around,
@@ -299,7 +304,12 @@ impl Following {
     fn perform(&mut self, effects: Vec<Effect>) -> Result<(), FollowerFailure> {
         for effect in effects {
             match effect {
-                Effect::Append(record) => self.store.append(&record)?,
+                Effect::Append(record) => {
+                    self.store.append(&record)?;
+                    if let Record::Certificate(certificate) = record {
+                        self.certificates.push(certificate);
+                    }
+                }
                 Effect::AppendUndo { block, height, undo } => self.store.append_undo(block, height, &undo)?,
                 Effect::Send { to: Peer::Validator(to), message } => self.send(to, message),
                 Effect::WakeAt(at) => {
@@ -330,15 +340,17 @@ impl Following {
 
     /// Has the log on disk, then tells of the changes.
     fn tell(&mut self) -> Result<(), FollowerFailure> {
-        if !self.changes.is_empty() || self.decided.is_some() {
+        if !self.changes.is_empty() || self.decided.is_some() || !self.certificates.is_empty() {
             self.syncer.sync()?;
             for change in std::mem::take(&mut self.changes) {
                 self.chronicle.publish(&change)?;
                 count(&change);
             }
         }
-        if let Some(certificate) = self.decided.take() {
+        for certificate in std::mem::take(&mut self.certificates) {
             self.chronicle.proof_log().keep_certificate(&certificate).map_err(ChronicleError::from)?;
+        }
+        if let Some(certificate) = self.decided.take() {
             self.chronicle.publish_final(&certificate)?;
             metrics::gauge!("zeni_api_final_height").set(certificate.block.height as f64);
             tracing::info!(decision = certificate.decision, height = certificate.block.height, "final");

@@ -222,6 +222,9 @@ async fn the_loser_of_a_double_spend_that_a_block_lists_is_known_without_its_sub
         harness.api.chronicle.index().flush_all().unwrap();
     }
     assert_eq!(status(&harness, &winner).await["status"], "final");
+    // It never was executed and never will be: whoever asks for its proof need not come back.
+    let answer = harness.get(&format!("/v1/payments/{}/proof", world.id_of(&loser))).await;
+    assert_eq!(answer.problem(), (404, "not_executed".into()));
 }
 
 #[tokio::test]

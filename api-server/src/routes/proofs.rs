@@ -44,7 +44,7 @@ pub(super) async fn payment(
         PaymentAnswer::NotFinal(inclusion) => Err(not_final(&api, &id, Some(&inclusion))),
         PaymentAnswer::NotOnChain => Err(match api.status(id).await? {
             PaymentStatus::Unknown => Problem::unknown_payment(&id),
-            PaymentStatus::Expired { .. } => Problem::not_executed(&id),
+            PaymentStatus::Expired { .. } | PaymentStatus::Superseded(_) => Problem::not_executed(&id),
             _ => not_final(&api, &id, None),
         }),
     }
