@@ -168,6 +168,14 @@ impl Finals {
         if self.overflowed > 0 {
             failures.push(format!("{} sayings about final blocks were not kept: {HEARD_MAX} were", self.overflowed));
         }
+        // Who was never heard was not held to anything.
+        let told_final = |source| {
+            let says = |heard: &Heard| heard.source == source && matches!(heard.told, Told::Final(_));
+            self.heard.iter().any(says)
+        };
+        let silent =
+            self.sources.iter().enumerate().filter(|(source, _)| !self.course.is_empty() && !told_final(*source));
+        failures.extend(silent.map(|(_, name)| format!("{name} was heard to tell of no final block")));
         failures
     }
 
@@ -379,6 +387,19 @@ mod tests {
             let certificate = self.certificate(block, decision, &[0, 1]);
             self.finals.on_certificate(source, &certificate, Tick(at))
         }
+    }
+
+    #[test]
+    fn a_source_that_was_never_heard_is_a_failure_once_others_were() {
+        let mut scene = scene();
+        assert_eq!(scene.finals.failures(), Vec::<String>::new(), "nothing became final at all: other checks see that");
+        let block = scene.block(None, 1);
+        let (certificate, claim) = (scene.certificate(&block, 1, &[0, 1, 2]), scene.final_block(&block));
+        scene.finals.on_certificate(0, &certificate, Tick(5));
+        scene.finals.on_claim(2, claim);
+        assert_eq!(scene.finals.failures(), ["node-2 was heard to tell of no final block"]);
+        scene.finals.on_certificate(1, &certificate, Tick(6));
+        assert_eq!(scene.finals.failures(), Vec::<String>::new());
     }
 
     #[test]

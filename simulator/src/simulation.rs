@@ -198,6 +198,8 @@ struct Node {
     inbox: VecDeque<Stimulus>,
     /// The file that was damaged behind its back since the last start.
     damaged: Option<String>,
+    /// A start failed since: it may have mended the file, so that the next one finds nothing wrong.
+    maybe_mended: bool,
     /// A storage error is to be expected.
     disk_faulty: bool,
     /// Second process under a validator's key, gone after healing.
@@ -289,6 +291,7 @@ impl Simulation {
             paused: false,
             inbox: VecDeque::new(),
             damaged: None,
+            maybe_mended: false,
             disk_faulty: false,
             is_twin: process > validators,
             started_ms: 0,

@@ -54,6 +54,7 @@ impl Simulation {
         if !std::mem::take(&mut self.nodes[node].disk_faulty) {
             return Err(Violation::CannotStart { node, what: error.to_string() });
         }
+        self.nodes[node].maybe_mended = true;
         self.lose_unsynced(node);
         let at = self.now + self.fault_dice.between(100, 3_000);
         self.queue.at(at, Happening::Start { node });
@@ -66,13 +67,15 @@ impl Simulation {
         self.facts.checkpoint_starts += u64::from(matches!(report.start, Start::Checkpoint { .. }));
         let machine = &mut self.nodes[node];
         let signed_slot = safety.map(|record| record.last_signed_slot);
+        let maybe_mended = std::mem::take(&mut machine.maybe_mended);
         if let Some(file) = machine.damaged.take() {
             self.facts.damaged += u64::from(!report.damage.is_empty());
             // A bit that flips in the last records looks like a torn write. What rots elsewhere can be made anew, but for the
             // safety record: an operator writes another.
             let damaged = report.damage.iter().map(|damage| &damage.file);
             let torn = report.torn.iter().map(|torn| &torn.file);
-            let log_damaged = damaged.chain(torn.filter(|torn| **torn == file)).any(|file| file.starts_with("chain-"));
+            let seen = damaged.chain(torn.filter(|torn| **torn == file)).any(|file| file.starts_with("chain-"));
+            let log_damaged = seen || maybe_mended && file.starts_with("chain-");
             if report.safety_damaged || log_damaged {
                 self.checker.ballots.lost(node);
             }
