@@ -59,13 +59,15 @@ impl Breakage {
     /// Seeds in which it must be noticed.
     pub fn seeds_max(self) -> u64 {
         match self {
-            // They need two branches of one weight, a clock that is ahead, a liar's proposal, a crash between a vote and its sync, or a payment
-            // beyond its window on one branch alone.
+            // They need two branches of one weight, a clock that is ahead, a liar's proposal, a crash between a vote and its sync
+            // after which it votes otherwise, or a payment beyond its window on one branch alone.
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::FirstSeenWins | Mutant::NoHold | Mutant::VoteBesideRoot) => 120,
+            Self::Core(Mutant::NoHold | Mutant::VoteBesideRoot) => 120,
+            #[cfg(feature = "mutants")]
+            Self::Core(Mutant::FirstSeenWins) => 300,
             #[cfg(feature = "mutants")]
             Self::Core(Mutant::ListEarly) => 300,
-            Self::VoteBeforeSync => 80,
+            Self::VoteBeforeSync => 300,
             _ => 25,
         }
     }
