@@ -439,4 +439,33 @@ mod tests {
         assert!(!tree.contains(&id(4, top + 1)), "invalid");
         assert_eq!(tree.side_blocks() as u64, top - 50 + 4);
     }
+
+    #[test]
+    fn what_stands_on_the_final_block_is_known_wherever_it_lies() {
+        let mut tree = chain(6);
+        for height in 3..=5 {
+            add(&mut tree, 1, height, id(u8::from(height > 3), height - 1), Vec::new());
+        }
+        add(&mut tree, 2, 6, id(0, 5), Vec::new());
+        // A side block becomes final: the canonical chain stands beside it.
+        tree.set_final(0, &id(1, 4));
+        let standing = |tree: &Tree| -> Vec<(u8, u64)> {
+            let all = (0..=2).flat_map(|branch| (0..=7).map(move |height| (branch, height)));
+            all.filter(|(branch, height)| tree.node(&id(*branch, *height)).is_some_and(|node| node.stands)).collect()
+        };
+        assert_eq!(standing(&tree), [(1, 4), (1, 5)]);
+        add(&mut tree, 1, 6, id(1, 5), Vec::new());
+        assert_eq!(standing(&tree), [(1, 4), (1, 5), (1, 6)]);
+        tree.drop_beside(id(0, 0), &id(1, 4));
+        assert!(
+            tree.contains(&id(1, 3)) && !tree.contains(&id(2, 6)),
+            "what is final builds on the one, not on the other"
+        );
+        // A canonical one: what is above it stands, side branches too.
+        let mut tree = chain(6);
+        add(&mut tree, 1, 3, id(0, 2), Vec::new());
+        add(&mut tree, 2, 6, id(0, 5), Vec::new());
+        tree.set_final(0, &id(0, 4));
+        assert_eq!(standing(&tree), [(0, 4), (0, 5), (0, 6), (2, 6)]);
+    }
 }

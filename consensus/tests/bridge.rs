@@ -261,6 +261,23 @@ fn every_node_halts_once_those_meet_that_know_contradicting_decisions() {
     }
 }
 
+/// What made a node halt is in its log, so that a supervisor which starts it again does not make it forget.
+#[test]
+#[should_panic(expected = "ConflictingFinality")]
+fn a_node_that_halted_over_contradicting_decisions_does_not_start_again() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(4);
+    cluster.kill(1);
+    cluster.kill(2);
+    let (decision, last) = (cluster.core(0).status().decision, cluster.core(0).last_final());
+    let other = FinalBlock { id: BlockId([9; 32]), height: last.height };
+    let certificate = certify(&cluster, decision, other, &[1, 2]);
+    tell(&mut cluster, 0, FinalityMessage::Commit(certificate));
+    if cluster.nodes[0].halted.is_some() {
+        cluster.boot(0);
+    }
+}
+
 #[test]
 fn a_certificate_that_does_not_hold_is_misbehaviour_and_changes_nothing() {
     let mut cluster = Cluster::start(3);
