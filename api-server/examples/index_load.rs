@@ -90,7 +90,6 @@ fn applied(height: u64, payments: u64) -> Applied {
         applied: payments,
         rejected: 0,
         skipped: 0,
-        early: Vec::new(),
         undo: Undo::default(),
     };
     Applied {

@@ -63,6 +63,40 @@ fn tells_what_each_kind_of_proof_proves() {
 }
 
 #[test]
+fn refuses_a_true_proof_of_something_else() {
+    let dir = proofs();
+    let verify = |file: &str, expected: &[&str]| {
+        let arguments = [&["--json", "proof", "verify", file, "--genesis", "genesis.toml"], expected].concat();
+        let output = zeni(dir.path(), &arguments);
+        (output.status.code(), json(&output))
+    };
+    let (id, account) =
+        (verify("payment.proof", &[]).1["id"].clone(), verify("absent.proof", &[]).1["account"].clone());
+    let (id, account) = (id.as_str().unwrap(), account.as_str().unwrap());
+    assert_eq!(verify("payment.proof", &["--payment", id]).0, Some(0));
+    assert_eq!(verify("absent.proof", &["--account", account]).0, Some(0));
+    let other_id = "0".repeat(64);
+    for (file, expected, why) in [
+        ("payment.proof", &["--payment", id, "--applied"][..], "was rejected"),
+        ("payment.proof", &["--payment", &other_id], "another payment"),
+        ("payment.proof", &["--account", account], "not of an account"),
+        ("absent.proof", &["--payment", id], "not of a payment"),
+        ("absent.proof", &["--applied"], "not of a payment"),
+        ("account.proof", &["--account", account], "another account"),
+    ] {
+        let (code, refused) = verify(file, expected);
+        assert_eq!((code, &refused["error"]), (Some(6), &"other_statement".into()), "{file} {expected:?}");
+        assert!(refused["detail"].as_str().unwrap().contains(why), "{refused}");
+    }
+    assert_eq!(verify("payment.proof", &["--payment", "12"]).0, Some(2));
+    // One byte more than the longest proof.
+    let long = vec![0; zeni_ledger::finality_receipt::FINALITY_RECEIPT_BYTES_MAX + 1];
+    std::fs::write(dir.path().join("long.proof"), long).unwrap();
+    let (code, refused) = verify("long.proof", &[]);
+    assert_eq!((code, &refused["error"]), (Some(6), &"malformed".into()));
+}
+
+#[test]
 fn refuses_with_a_reason_and_an_exit_code_of_its_own() {
     let dir = proofs();
     let (code, refused) = verify(dir.path(), "payment.proof", "other.toml");

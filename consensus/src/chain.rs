@@ -10,24 +10,25 @@ use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::execute::{Executed, execute, undo};
+use zeni_ledger::window::{SequenceError, WINDOW_WIDTH, Window};
 use zeni_ledger::{
-    Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, State,
+    Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, Sequence, State,
 };
 use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
 
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
-use crate::early::EarlyBatches;
 use crate::effect::HaltReason;
 use crate::mutation::{Mutant, Mutation};
 use crate::schedule::Schedule;
 use crate::tree::{Node, Tree, Validity};
+use crate::windows::FinalWindows;
 
 /// Payments that one [`Chain::advance`] executes, or accounts that it takes back, before it returns, in a node: so one that
 /// catches up goes on hearing its peers.
 pub const STEP_PAYMENTS_MAX: u64 = 200_000;
-/// How often a block is executed without the batches that must wait, before it is cut short in front of the first.
-const EARLY_ROUNDS_MAX: u32 = 4;
+/// Accounts whose windows at the last final block are gathered in one step.
+const GATHERED_ACCOUNTS_MAX: usize = 200_000;
 /// Undo records kept in memory besides those of the running step.
 const UNDOS_KEPT: usize = 2;
 
@@ -96,7 +97,7 @@ pub struct Chain {
     root: FinalBlock,
     /// The block that a quorum prevoted for last in the decision that is open.
     preferred: Option<BlockId>,
-    early: EarlyBatches,
+    final_windows: FinalWindows,
     /// Batches of blocks adopted since the last [`Self::release_executed`].
     executed_batches: Vec<BatchDigest>,
     step_payments_max: u64,
@@ -118,7 +119,7 @@ impl Chain {
             checkpoint: root,
             root: FinalBlock { id: root, height: 0 },
             preferred: None,
-            early: EarlyBatches::default(),
+            final_windows: FinalWindows::default(),
             executed_batches: Vec::new(),
             step_payments_max,
             genesis,
@@ -318,6 +319,7 @@ impl Chain {
         let is_final = id == self.root.id && !self.mutation.is(Mutant::IgnoreFinality);
         assert!(!is_final, "a final block is never taken back");
         let record = self.undo_record(&id, archive)?;
+        self.final_windows.retreat(self.head_node().height, &record);
         if !self.mutation.is(Mutant::SkipUndo) {
             if self.mutation.is(Mutant::UndoTooShort) {
                 let kept = record.accounts.len().saturating_sub(1);
@@ -372,8 +374,7 @@ impl Chain {
             return Ok(None);
         }
         let listed = self.load(&block.digests, batches, archive)?;
-        let slot_time = self.genesis.slot_time_ms(block.header.slot);
-        let executed = execute(&mut self.state, &self.genesis.rules, slot_time, &listed);
+        let executed = self.execute(block.header.slot, Some(id), &listed);
         let header = &block.header;
         let receipts_hold =
             (header.receipts_root, header.receipts) == (executed.receipts_root, executed.receipts.len() as u32);
@@ -385,6 +386,28 @@ impl Chain {
             return Ok(None);
         }
         Ok(Some(self.adopt(id, block, listed, executed, batches)))
+    }
+
+    /// Executes what a block at `slot` lists on top of the head.
+    fn execute(&mut self, slot: u64, block: Option<BlockId>, listed: &[VerifiedBatch]) -> Executed {
+        if self.mutation.is(Mutant::ReuseSequence) {
+            self.reopen_sequences(block, listed);
+        }
+        execute(&mut self.state, &self.genesis.rules, self.genesis.slot_time_ms(slot), listed)
+    }
+
+    /// For a mutant: of batches that another branch lists, makes the used sequences unused.
+    fn reopen_sequences(&mut self, block: Option<BlockId>, listed: &[VerifiedBatch]) {
+        let elsewhere = |batch: &&VerifiedBatch| self.tree.is_listed_beside(&batch.digest(), block);
+        let batches: Vec<&VerifiedBatch> = listed.iter().filter(elsewhere).collect();
+        for payment in batches.iter().flat_map(|batch| batch.payments()) {
+            let Some(mut payer) = self.state.account(&payment.from()).cloned() else { continue };
+            if payer.window().check(payment.sequence()) == Err(SequenceError::Used) {
+                *payer.window_mut() = Window::from_parts(payment.sequence(), 0).expect("no bit is set");
+                assert!(self.state.replace(payer), "it was there just now");
+            }
+        }
+        self.state.commit();
     }
 
     /// Whether a digest stands twice in the block, or in it and in a recent ancestor. Older ones hold nothing that is
@@ -424,7 +447,6 @@ impl Chain {
     ) -> Applied {
         for digest in &block.digests {
             self.listed.insert(*digest, block.header.slot);
-            self.early.forget(digest);
             self.executed_batches.push(*digest);
         }
         self.listed_by_slot.insert(block.header.slot, block.digests.clone());
@@ -469,40 +491,36 @@ impl Chain {
         }
     }
 
-    /// Executes what of `digests` a block at `slot` may list now. A batch with a payment beyond its payer's window waits
-    /// in the pool: the payment was acknowledged where payments stood before it that another branch has not got yet, and
-    /// a block that listed it now would skip it for ever (decision 0006).
-    fn execute_ripe(
-        &mut self,
-        slot: u64,
-        mut digests: Vec<BatchDigest>,
-        batches: &BatchIndex,
-        archive: &dyn Archive,
-    ) -> Result<(Vec<BatchDigest>, Vec<VerifiedBatch>, Executed), HaltReason> {
-        let slot_time = self.genesis.slot_time_ms(slot);
-        digests.retain(|digest| self.early.may_be_tried(digest, slot));
-        for round in 0.. {
-            let listed = self.load(&digests, batches, archive)?;
-            let executed = execute(&mut self.state, &self.genesis.rules, slot_time, &listed);
-            let mut waiting: Vec<usize> =
-                executed.early.iter().copied().filter(|place| self.early.waits(&digests[*place], slot)).collect();
-            if waiting.is_empty() || self.mutation.is(Mutant::ListEarly) {
-                return Ok((digests, listed, executed));
-            }
-            undo(&mut self.state, &executed.undo);
-            if round < EARLY_ROUNDS_MAX {
-                while let Some(place) = waiting.pop() {
-                    digests.remove(place);
-                }
-            } else {
-                // What stands before the first of them executes as it did.
-                digests.truncate(waiting[0]);
-            }
+    /// Gathers where the windows of accounts begin at the last final block, as far as one step's budget goes.
+    ///
+    /// # Errors
+    /// If an undo record is not there.
+    pub fn gather_windows(&mut self, archive: &dyn Archive) -> Result<(), HaltReason> {
+        let last_final = self.stands_on_root().then_some(self.root.height);
+        let mut spent = 0;
+        while spent < GATHERED_ACCOUNTS_MAX
+            && let Some(height) = self.final_windows.next(last_final, self.head_node().height)
+        {
+            let id = self.tree.canonical_at(height).expect("it is not above the head");
+            let record = self.undo_record(&id, archive)?;
+            self.final_windows.gather(&record);
+            spent += record.accounts.len() + 1;
         }
-        unreachable!("the batches before the first early one execute without it")
+        Ok(())
     }
 
-    /// Builds, signs and adopts a block of those of `digests` that can be executed on the canonical head.
+    /// Whether every branch that can still be chosen will find `sequence` of this account used or within its window.
+    /// `None`: not known before [`Self::gather_windows`] was called again.
+    pub fn is_within_final_window(&self, account: &Account, sequence: Sequence) -> Option<bool> {
+        // No window begins lower than at 0.
+        if sequence.0 < WINDOW_WIDTH {
+            return Some(true);
+        }
+        let start = self.final_windows.start(account, self.head_node().height)?;
+        Some(sequence.0 - start.min(sequence.0) < WINDOW_WIDTH)
+    }
+
+    /// Builds, signs and adopts a block of `digests` on the canonical head.
     pub fn propose(
         &mut self,
         slot: u64,
@@ -514,7 +532,8 @@ impl Chain {
     ) -> Result<Applied, HaltReason> {
         self.trim_undos();
         self.release_executed(batches);
-        let (digests, listed, executed) = self.execute_ripe(slot, digests, batches, archive)?;
+        let listed = self.load(&digests, batches, archive)?;
+        let executed = self.execute(slot, None, &listed);
         let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
         let header = BlockHeader {
             proposer,
@@ -570,6 +589,7 @@ impl Chain {
             self.tree.extend(id);
         }
         self.checkpoint = checkpoint;
+        self.final_windows = FinalWindows::at(self.head_node().height);
         Ok(loose)
     }
 

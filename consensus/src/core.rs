@@ -156,6 +156,7 @@ impl Core {
             key: config.key.clone(),
             genesis: genesis.clone(),
             timeouts: timeouts(mutation),
+            quorum: quorum(&genesis, mutation),
         };
         let log = if forgets { Vec::new() } else { recovered.finality };
         let (ballot, remembers) = Ballot::new(voter, guard, log, replica.newest_decision());
@@ -221,7 +222,7 @@ impl Core {
         let executes = matches!(input, Input::Tick) || !self.replica.is_unfinished();
         match input {
             Input::Tick => {}
-            Input::Submission { request, payments } => self.submit(now, request, payments, out),
+            Input::Submission { request, payments } => self.submit(now, request, payments, archive, out)?,
             Input::Connected(validator) => self.connected(validator, out),
             Input::Disconnected(validator) => self.replica.peers.disconnected(validator),
             Input::Message { from, message } => self.receive(now, from, message, archive, out)?,
@@ -453,6 +454,15 @@ fn timeouts(mutation: Mutation) -> Timeouts {
     match mutation.is(Mutant::NoRoundChange) {
         true => Timeouts { propose_ms: NEVER_MS, most_ms: NEVER_MS, ..TIMEOUTS },
         false => TIMEOUTS,
+    }
+}
+
+/// The share of all stake that a quorum must exceed.
+fn quorum(genesis: &Genesis, mutation: Mutation) -> (u64, u64) {
+    let (numerator, denominator) = genesis.fault_model.quorum_ratio();
+    match mutation.is(Mutant::QuorumOffByOne) {
+        true => (numerator * genesis.total_stake() - 1, denominator * genesis.total_stake()),
+        false => (numerator, denominator),
     }
 }
 

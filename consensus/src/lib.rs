@@ -11,7 +11,6 @@ pub mod archive;
 pub mod batches;
 pub mod chain;
 pub mod core;
-mod early;
 pub mod effect;
 pub mod evidence;
 pub mod finality;
@@ -27,6 +26,7 @@ pub mod submission;
 pub mod sync;
 pub mod time;
 pub mod tree;
+mod windows;
 
 pub use archive::{Archive, ArchiveError, BatchMeta, CheckpointDelta, Record, SafetyRecord};
 pub use chain::{Applied, ChainChange};

@@ -33,8 +33,8 @@ pub enum Mutant {
     RankUnchecked,
     /// A client is answered before its batch is cut and written.
     AnswerBeforeWrite,
-    /// A batch is listed although a payment in it is still beyond its payer's window.
-    ListEarly,
+    /// A payment is taken if it lies in its payer's window at the head, wherever that begins at the last final block.
+    WindowAtHead,
     /// Fork choice goes by weight alone, whatever is final.
     IgnoreFinality,
     /// The finality engine starts anew after a crash, without its log and without its guard.
@@ -53,12 +53,16 @@ pub enum Mutant {
     NoRoundChange,
     /// The receipts root in a block is believed.
     ReceiptsUnchecked,
+    /// At least the share that a quorum must exceed is enough for the engine.
+    QuorumOffByOne,
+    /// A payment that an abandoned block held is executed anew though its sequence is used.
+    ReuseSequence,
     /// A validator goes on beside another process with its key.
     TwinIgnored,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::NoJoining,
         Self::SignTwice,
         Self::AdoptUnchecked,
@@ -73,7 +77,7 @@ impl Mutant {
         Self::SlotsFall,
         Self::RankUnchecked,
         Self::AnswerBeforeWrite,
-        Self::ListEarly,
+        Self::WindowAtHead,
         Self::IgnoreFinality,
         Self::ForgetVotes,
         Self::IgnorePolka,
@@ -83,6 +87,8 @@ impl Mutant {
         Self::CertificateUnchecked,
         Self::NoRoundChange,
         Self::ReceiptsUnchecked,
+        Self::QuorumOffByOne,
+        Self::ReuseSequence,
         Self::TwinIgnored,
     ];
 }

@@ -31,7 +31,9 @@ pub enum Refusal {
     ValidUntilTooFar { validity_max_s: u32 },
     #[error("the sequence is used")]
     SequenceUsed,
-    #[error("the sequence is beyond the account's window")]
+    #[error(
+        "the sequence is beyond the account's window at the last final block; try again once payments before it are final"
+    )]
     SequenceOutOfWindow,
     #[error("the sequence is used by the waiting payment {by}")]
     SequencePending { by: TransactionId },

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use cluster::{Cluster, INTERVAL_MS, account, payment, validator_key};
 use zeni_consensus::schedule::Schedule;
-use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Verdict};
+use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Status, Verdict};
 use zeni_ledger::block::transactions_root;
-use zeni_ledger::{AccountId, Block, BlockHeader, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
+use zeni_ledger::{AccountId, Block, BlockHeader, BlockId, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
 
 fn from(validator: u16) -> Peer {
     Peer::Validator(ValidatorIndex(validator))
@@ -83,6 +83,47 @@ fn refuses_what_can_be_known_at_once() {
         assert_eq!(cluster.ask(0, &[bad]), [Verdict::Refused(refusal)]);
     }
     assert_eq!(cluster.core(0).pending_payments(), 0);
+}
+
+/// Whatever a payment is promised holds on every branch on the last final block (decision 0006).
+#[test]
+fn a_payers_window_begins_where_the_last_final_block_left_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(4);
+    let genesis = cluster.genesis.clone();
+    let pays = |sequences: std::ops::Range<u64>| -> Vec<zeni_ledger::Payment> {
+        sequences.map(|sequence| payment(&genesis, 0, 1, sequence, 1)).collect()
+    };
+    let all = |verdicts: &[Verdict], expected: Verdict| assert!(verdicts.iter().all(|verdict| *verdict == expected));
+    let taken = Verdict::Accepted { copies: 1 };
+    all(&cluster.ask(0, &pays(0..100)), taken);
+    cluster.run_slots(6);
+    assert_eq!(cluster.core(0).state().account(&account(0)).unwrap().next_sequence().0, 100);
+    // The others are gone: blocks go on, and none becomes final.
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.run_slots(8);
+    all(&cluster.ask(0, &pays(100..200)), taken);
+    cluster.run_slots(3);
+    assert_eq!(cluster.core(0).state().account(&account(0)).unwrap().next_sequence().0, 200);
+    assert_eq!(cluster.balance(0, 1), 1_200);
+    let beyond = Verdict::Refused(Refusal::SequenceOutOfWindow);
+    all(&cluster.ask(0, &pays(200..228)), taken);
+    all(&cluster.ask(0, &pays(228..300)), beyond);
+    // A restart forgets nothing of it.
+    cluster.kill(0);
+    cluster.boot(0);
+    cluster.run_slots(70);
+    assert_eq!(cluster.core(0).state().account(&account(0)).unwrap().next_sequence().0, 228);
+    all(&cluster.ask(0, &pays(228..300)), beyond);
+    // Another payer has a window of its own.
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 2, 1, 127, 1)]), [taken]);
+    cluster.boot(1);
+    cluster.boot(2);
+    cluster.run_slots(12);
+    all(&cluster.ask(0, &pays(228..300)), taken);
+    cluster.run_slots(4);
+    assert_eq!(cluster.balance(2, 1), 1_301);
 }
 
 #[test]
@@ -247,32 +288,6 @@ fn a_block_in_the_log_counts_as_signed_though_the_safety_record_is_older() {
 }
 
 #[test]
-fn a_payment_at_the_edge_of_its_window_waits_for_those_before_it() {
-    let mut cluster = Cluster::start(3);
-    cluster.run_slots(2);
-    let genesis = cluster.genesis.clone();
-    // Account 0's first payments are known to node 0 alone, and included there; the next one, just beyond the first
-    // window, is given to node 2 as a batch of node 0's.
-    cluster.cut(0, 1);
-    cluster.cut(0, 2);
-    let first: Vec<_> = (0..128).map(|sequence| payment(&genesis, 0, 5, sequence, 1)).collect();
-    cluster.ask(0, &first);
-    cluster.run_slots(15);
-    assert_eq!(cluster.balance(0, 5), 1_128);
-    assert_eq!(cluster.ask(0, &[payment(&genesis, 0, 6, 128, 1)]), [Verdict::Accepted { copies: 1 }]);
-    cluster.run(500);
-    let last = cluster.nodes[0].disk.batch_order.last().unwrap().digest;
-    let batch = cluster.nodes[0].disk.batches[&last].clone();
-    cluster.give(2, Input::Message { from: from(0), message: Message::Batch(batch) });
-    cluster.run_slots(20);
-    assert_eq!(cluster.balance(2, 6), 1_000, "no proposer lists it where it would be skipped");
-    cluster.heal();
-    cluster.run_slots(12);
-    assert!(cluster.agree());
-    assert_eq!((cluster.balance(2, 5), cluster.balance(2, 6)), (1_128, 1_001));
-}
-
-#[test]
 fn a_node_without_its_safety_record_only_follows() {
     let mut cluster = Cluster::start(2);
     cluster.run_slots(2);
@@ -420,6 +435,33 @@ fn a_peer_that_says_goodbye_is_not_waited_for() {
     cluster.ask(0, &[pay]);
     cluster.run_slots(1);
     assert_eq!(cluster.balance(0, 1), 1_010);
+}
+
+/// A validator that is ahead is waited for; one that offers a heavier chain, takes it back and offers it again is not.
+#[test]
+fn an_offer_taken_back_and_made_again_holds_nobody_back_for_long() {
+    const SLOTS: u64 = 24;
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(4);
+    cluster.kill(2);
+    cluster.run_slots(1);
+    let (height, newest) = (cluster.height(0), cluster.core(0).status().decision);
+    for slot in 0..SLOTS {
+        let honest = Status { validator: ValidatorIndex(2), boot: 99, nonce: 99, ..cluster.core(0).status() };
+        let head = BlockId([slot as u8 + 1; 32]);
+        let lie = Status { weight: honest.weight + 1_000, height: honest.height + 1_000, head, ..honest.clone() };
+        for status in [honest, lie] {
+            for liar_to in [0, 1] {
+                let message = Message::Status(status.clone());
+                cluster.give(liar_to, Input::Message { from: Peer::Validator(ValidatorIndex(2)), message });
+            }
+            cluster.run(5);
+        }
+        cluster.run(INTERVAL_MS - 10);
+    }
+    let (blocks, decisions) = (cluster.height(0) - height, cluster.core(0).status().decision - newest);
+    assert!(blocks >= SLOTS / 2, "{blocks} blocks in {SLOTS} slots");
+    assert!(decisions >= SLOTS / 4, "{decisions} decisions in {SLOTS} slots");
 }
 
 #[test]

@@ -174,6 +174,7 @@ impl Network {
             key: key(self.nodes[node].validator),
             genesis: Arc::clone(&self.genesis),
             timeouts: Timeouts::default(),
+            quorum: self.genesis.fault_model.quorum_ratio(),
         };
         let guard = if self.guard_lost { Guard::default() } else { self.nodes[node].disk.guard };
         Engine::new(config, guard)

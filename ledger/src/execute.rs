@@ -16,7 +16,6 @@ use crate::payment::{KNOWN_FLAGS, Payment};
 use crate::receipt::{Outcome, Receipt, Rejection, receipts_root};
 use crate::state::{Place, State};
 use crate::undo::Undo;
-use crate::window::SequenceError;
 
 /// What executing a block gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +27,6 @@ pub struct Executed {
     pub applied: u64,
     pub rejected: u64,
     pub skipped: u64,
-    /// The places, rising, of batches with a payment that was skipped only because its sequence lies beyond its payer's
-    /// window: in a later block it may be executable.
-    pub early: Vec<usize>,
     pub undo: Undo,
 }
 
@@ -43,13 +39,9 @@ pub fn execute(state: &mut State, rules: &Rules, slot_time_ms: u64, batches: &[V
     let mut block = Execution::begin(state, rules, slot_time_ms, payments);
     for (number, batch) in batches.iter().enumerate() {
         for (position, (payment, id)) in batch.payments().iter().zip(batch.ids()).enumerate() {
-            match block.payment(payment) {
-                Ok(outcome) => {
-                    let receipt = Receipt { batch: number as u32, position: position as u16, id: *id, outcome };
-                    block.receipts.push(receipt);
-                }
-                Err(Skip::Early) if block.early.last() != Some(&number) => block.early.push(number),
-                Err(Skip::Early | Skip::Never) => {}
+            if let Some(outcome) = block.payment(payment) {
+                let receipt = Receipt { batch: number as u32, position: position as u16, id: *id, outcome };
+                block.receipts.push(receipt);
             }
         }
     }
@@ -92,17 +84,8 @@ struct Execution<'a> {
     rules: &'a Rules,
     slot_time_ms: u64,
     receipts: Vec<Receipt>,
-    early: Vec<usize>,
     touched: Vec<Place>,
     undo: Undo,
-}
-
-/// Why a payment is skipped.
-enum Skip {
-    /// Its sequence is beyond the window.
-    Early,
-    /// No later block can execute it.
-    Never,
 }
 
 impl<'a> Execution<'a> {
@@ -113,23 +96,23 @@ impl<'a> Execution<'a> {
             rules,
             slot_time_ms,
             receipts: Vec::with_capacity(payments),
-            early: Vec::new(),
             touched: Vec::with_capacity(payments),
             undo: Undo { accounts: Vec::with_capacity(payments) },
         }
     }
 
-    fn payment(&mut self, payment: &Payment) -> Result<Outcome, Skip> {
+    /// `None` if the payment is skipped.
+    fn payment(&mut self, payment: &Payment) -> Option<Outcome> {
         if payment.network() != self.rules.network
             || validity(payment, self.rules, self.slot_time_ms) != Validity::Valid
         {
-            return Err(Skip::Never);
+            return None;
         }
-        let from = self.state.find(&payment.from()).ok_or(Skip::Never)?;
-        self.state.at(from).window().check(payment.sequence())?;
+        let from = self.state.find(&payment.from())?;
+        self.state.at(from).window().check(payment.sequence()).ok()?;
         self.touch(from);
-        self.state.at_mut(from).window_mut().use_up(payment.sequence())?;
-        Ok(match self.transfer(from, payment) {
+        self.state.at_mut(from).window_mut().use_up(payment.sequence()).ok()?;
+        Some(match self.transfer(from, payment) {
             Ok(()) => Outcome::Applied,
             Err(rejection) => Outcome::Rejected(rejection),
         })
@@ -177,7 +160,6 @@ impl<'a> Execution<'a> {
             applied,
             rejected: used - applied,
             skipped: payments - used,
-            early: self.early,
             undo: self.undo,
         }
     }
@@ -195,15 +177,6 @@ impl<'a> Execution<'a> {
         }
         let broken: Vec<_> = deltas.iter().filter(|(_, delta)| **delta != 0).collect();
         assert!(broken.is_empty(), "conservation: token sums changed by {broken:?}");
-    }
-}
-
-impl From<SequenceError> for Skip {
-    fn from(error: SequenceError) -> Self {
-        match error {
-            SequenceError::OutOfWindow => Self::Early,
-            SequenceError::Used => Self::Never,
-        }
     }
 }
 

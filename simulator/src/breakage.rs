@@ -66,7 +66,7 @@ impl Breakage {
             #[cfg(feature = "mutants")]
             Self::Core(Mutant::FirstSeenWins) => 300,
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::ListEarly) => 300,
+            Self::Core(Mutant::WindowAtHead) => 300,
             Self::VoteBeforeSync => 300,
             _ => 25,
         }

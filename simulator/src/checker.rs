@@ -462,57 +462,11 @@ impl Checker {
         for (payment, copies) in &self.acknowledged {
             match fates.get(payment) {
                 Some(Fate::Executed(_) | Fate::SequenceUsed | Fate::Expired) => {}
-                Some(Fate::Untimely(_)) if self.stands_over_a_loss(payment, chain, &fates) => {}
                 Some(Fate::Untimely(what)) => return Err(Violation::PaymentSkipped { payment: *payment, what }),
-                None if self.waits_over_a_loss(payment, chain, &fates) => {}
                 None => self.excuse_loss(*payment, *copies)?,
             }
         }
         Ok(())
-    }
-
-    /// Whether a payment lies beyond its payer's window for good: what used the lowest unused sequence elsewhere was
-    /// durable once, and is lost with every disk that held it, or expired before this chain could execute it. If nothing
-    /// durable ever used that sequence, the payment should never have been acknowledged, and nothing is excused.
-    fn stands_over_a_loss(
-        &self,
-        payment: &TransactionId,
-        chain: &[BlockId],
-        fates: &BTreeMap<TransactionId, Fate>,
-    ) -> bool {
-        let stored = |digest: &BatchDigest| self.model.batch(digest);
-        let Some(payment) = self.carriers(payment).filter_map(stored).find_map(|batch| {
-            let place = batch.ids().iter().position(|id| id == payment)?;
-            batch.payments().get(place)
-        }) else {
-            return false;
-        };
-        let head = chain.last().and_then(|head| self.model.block(head)).expect("the chain was executed");
-        let Some(next) = head.next_sequence(&payment.from(), payment.sequence().0) else { return false };
-        let mut was_durable = false;
-        for (digest, holders) in self.holders.iter().filter(|(_, holders)| !holders.ever.is_empty()) {
-            let Some(batch) = stored(digest) else { continue };
-            let fills = |other: &Payment| other.from() == payment.from() && other.sequence().0 == next;
-            let fillers = batch.payments().iter().zip(batch.ids()).filter(|(other, _)| fills(other));
-            for (_, id) in fillers {
-                if !holders.now.is_empty() && fates.get(id) != Some(&Fate::Expired) {
-                    return false;
-                }
-                was_durable = true;
-            }
-        }
-        was_durable
-    }
-
-    /// Whether a batch of this payment still waits, because of a payment that [`Self::stands_over_a_loss`].
-    fn waits_over_a_loss(
-        &self,
-        payment: &TransactionId,
-        chain: &[BlockId],
-        fates: &BTreeMap<TransactionId, Fate>,
-    ) -> bool {
-        let batches = self.carriers(payment).filter_map(|digest| self.model.batch(digest));
-        batches.flat_map(|batch| batch.ids()).any(|id| self.stands_over_a_loss(id, chain, fates))
     }
 
     fn excuse_loss(&self, payment: TransactionId, copies: u16) -> Result<(), Violation> {

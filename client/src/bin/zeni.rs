@@ -162,6 +162,8 @@ enum Failure {
     NotYet { id: TransactionId, status: String, seconds: u64 },
     #[error("{file}: {error}")]
     Proof { file: String, error: FinalityReceiptError },
+    #[error("{file} holds, but {what}:\n{proves}")]
+    OtherProof { file: String, what: &'static str, proves: String },
     #[error("{file} is still accepted with another value of byte {place}; seed {seed}")]
     Accepted { file: String, place: usize, seed: u64 },
 }
@@ -175,7 +177,7 @@ impl Failure {
             Self::Api(ApiError::Problem { status: 404, .. }) => 5,
             Self::Api(error) if matches!(error.code(), Some("not_final_yet" | "no_final_block")) => 4,
             Self::Api(ApiError::Problem { status: 409 | 422, .. }) => 3,
-            Self::Proof { .. } | Self::Accepted { .. } => 6,
+            Self::Proof { .. } | Self::OtherProof { .. } | Self::Accepted { .. } => 6,
             Self::Key(_) | Self::Api(_) | Self::Io(_) => 1,
         }
     }
@@ -192,6 +194,7 @@ impl Failure {
             Self::Unclear { .. } => "unclear",
             Self::NotYet { .. } => "not_yet_included",
             Self::Proof { error, .. } => error.code(),
+            Self::OtherProof { .. } => "other_statement",
             Self::Accepted { .. } => "accepted",
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use zeni_ledger::execute::{Validity, validity};
+use zeni_ledger::window::WINDOW_WIDTH;
 use zeni_ledger::{Batch, Payment, TransactionId, VerifiedBatch};
 
 use super::Core;
-use crate::effect::Effect;
+use crate::archive::Archive;
+use crate::effect::{Effect, HaltReason};
 use crate::input::RequestId;
 use crate::message::Message;
 use crate::mutation::Mutant;
@@ -73,8 +75,13 @@ impl Core {
         now: Millis,
         request: RequestId,
         payments: Vec<(Payment, TransactionId)>,
+        archive: &dyn Archive,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> Result<(), HaltReason> {
+        // Lower ones are within every window that begins at 0, wherever the account's own does.
+        if payments.iter().any(|(payment, _)| payment.sequence().0 >= WINDOW_WIDTH) {
+            self.replica.chain.gather_windows(archive)?;
+        }
         let mut verdicts = Vec::with_capacity(payments.len());
         let mut taken = Vec::new();
         for (place, (payment, id)) in payments.into_iter().enumerate() {
@@ -91,7 +98,7 @@ impl Core {
             out.push(Effect::Reply { request, verdicts: verdicts.clone() });
         }
         if taken.is_empty() {
-            return;
+            return Ok(());
         }
         if !self.mutation.is(Mutant::AnswerBeforeWrite) {
             self.forming.open.insert(request, OpenRequest { verdicts, waiting: taken.len() });
@@ -108,6 +115,7 @@ impl Core {
                 self.cut(now, out);
             }
         }
+        Ok(())
     }
 
     /// The verdict on a payment that is not to be taken now; `None` if it is.
@@ -148,6 +156,13 @@ impl Core {
         let Some(payer) = state.account(&payment.from()) else { return Some(Refusal::UnknownAccount) };
         if let Err(error) = payer.window().check(payment.sequence()) {
             return Some(error.into());
+        }
+        if !self.mutation.is(Mutant::WindowAtHead) {
+            match self.replica.chain.is_within_final_window(payer, payment.sequence()) {
+                Some(true) => {}
+                Some(false) => return Some(Refusal::SequenceOutOfWindow),
+                None => return Some(Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
+            }
         }
         if let Some(by) = self.pool.user_of(payment.from(), payment.sequence()) {
             return Some(Refusal::SequencePending { by });

@@ -50,6 +50,8 @@ pub struct EngineConfig {
     pub key: ed25519_dalek::SigningKey,
     pub genesis: Arc<Genesis>,
     pub timeouts: Timeouts,
+    /// The share of all stake that a quorum must exceed, as numerator and denominator.
+    pub quorum: (u64, u64),
 }
 
 /// What is to be done, in order.
@@ -132,12 +134,11 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// An engine that rests. `guard` knows what this validator signed last, ever.
     pub fn new(config: EngineConfig, guard: Guard) -> Self {
-        let EngineConfig { me, key, genesis, timeouts } = config;
+        let EngineConfig { me, key, genesis, timeouts, quorum } = config;
         let genesis_id = genesis.id();
         let validators = Validators::of(&genesis);
-        let (numerator, denominator) = genesis.fault_model.quorum_ratio();
         let threshold_params = ThresholdParams {
-            quorum: ThresholdParam::new(numerator, denominator),
+            quorum: ThresholdParam::new(quorum.0, quorum.1),
             // In the crash model too: a lower share stops progress when one is ahead, a higher one when one was cut off.
             honest: ThresholdParam::F_PLUS_ONE,
         };

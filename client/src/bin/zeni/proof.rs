@@ -11,8 +11,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use zeni_client::api::{ApiClient, ApiError};
-use zeni_ledger::finality_receipt::{FINALITY_RECEIPT_BYTES_MAX, Proven};
-use zeni_ledger::{FinalityReceipt, Genesis, GenesisId, TransactionId};
+use zeni_ledger::finality_receipt::{FINALITY_RECEIPT_BYTES_MAX, Fact, Proven};
+use zeni_ledger::{AccountId, FinalityReceipt, Genesis, GenesisId, Outcome, TransactionId};
 
 use super::proven::proven_answer;
 use super::{Answer, Failure, Server, parse_account, usage};
@@ -34,6 +34,8 @@ pub(super) enum ProofCommand {
         file: PathBuf,
         #[command(flatten)]
         genesis: GenesisFile,
+        #[command(flatten)]
+        expected: Expected,
     },
     /// Fetches the proofs of payments.
     Get(Get),
@@ -67,6 +69,20 @@ pub(super) struct GenesisFile {
     genesis: PathBuf,
 }
 
+/// What the proof must prove. Without any of them every proof that holds is good, of a rejected payment too.
+#[derive(Args)]
+pub(super) struct Expected {
+    /// It must be of this payment: 64 hexadecimal digits.
+    #[arg(long, value_name = "ID", conflicts_with = "account")]
+    payment: Option<String>,
+    /// The payment must have moved the money; a proof that it was rejected is refused.
+    #[arg(long, conflicts_with = "account")]
+    applied: bool,
+    /// It must be of this account, zeni1….
+    #[arg(long)]
+    account: Option<String>,
+}
+
 #[derive(Args)]
 pub(super) struct Get {
     /// Payments' ids, 64 hexadecimal digits each.
@@ -98,10 +114,18 @@ pub(super) struct Out {
 
 pub(super) async fn run(command: ProofCommand) -> Result<Answer, Failure> {
     match command {
-        ProofCommand::Verify { file, genesis } => {
+        ProofCommand::Verify { file, genesis, expected } => {
+            let wanted = expected.parse()?;
             let (genesis, id) = genesis.load()?;
-            let bytes = read(&file, FINALITY_RECEIPT_BYTES_MAX as u64)?;
-            Ok(proven_answer(&check(&file, &bytes, &genesis, &id)?, &genesis, &id))
+            let proven = check(&file, &read_proof(&file)?, &genesis, &id)?;
+            let answer = proven_answer(&proven, &genesis, &id);
+            match wanted.missed_by(&proven.fact) {
+                None => Ok(answer),
+                Some(what) => {
+                    let file = file.display().to_string();
+                    Err(Failure::OtherProof { file, what, proves: answer.text })
+                }
+            }
         }
         ProofCommand::Get(get) => fetch(&get).await,
         ProofCommand::Account { account, out, server } => {
@@ -128,6 +152,44 @@ impl GenesisFile {
     }
 }
 
+/// [`Expected`], parsed.
+struct Wanted {
+    payment: Option<TransactionId>,
+    applied: bool,
+    account: Option<AccountId>,
+}
+
+impl Expected {
+    fn parse(&self) -> Result<Wanted, Failure> {
+        Ok(Wanted {
+            payment: self.payment.as_deref().map(parse_id).transpose()?,
+            applied: self.applied,
+            account: self.account.as_deref().map(|account| parse_account("--account", account)).transpose()?,
+        })
+    }
+}
+
+impl Wanted {
+    /// What a true statement is not that it should be.
+    fn missed_by(&self, fact: &Fact) -> Option<&'static str> {
+        let of_payment = self.payment.is_some() || self.applied;
+        match fact {
+            Fact::Payment { .. } if self.account.is_some() => Some("it is of a payment, not of an account"),
+            Fact::Account { .. } if of_payment => Some("it is of an account, not of a payment"),
+            Fact::Payment { id, .. } if self.payment.is_some_and(|payment| payment != *id) => {
+                Some("it is of another payment")
+            }
+            Fact::Account { id, .. } if self.account.is_some_and(|account| account != *id) => {
+                Some("it is of another account")
+            }
+            Fact::Payment { outcome: Outcome::Rejected(_), .. } if self.applied => {
+                Some("the payment was rejected: no money moved")
+            }
+            Fact::Payment { .. } | Fact::Account { .. } => None,
+        }
+    }
+}
+
 impl Out {
     fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, Failure> {
         let file = self.out.join(format!("{name}.{EXTENSION}"));
@@ -139,13 +201,23 @@ impl Out {
 
 /// Reads a file of at most `bytes_max` bytes.
 fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
-    let failed = |error| Failure::Io(format!("{} cannot be read: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let bytes = read_at_most(path, bytes_max + 1)?;
     if bytes.len() as u64 > bytes_max {
         return Err(Failure::Io(format!("{} is longer than {bytes_max} bytes", path.display())));
     }
+    Ok(bytes)
+}
+
+/// Reads a proof. One byte more than the longest tells the checker that it is too long.
+fn read_proof(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_at_most(path, FINALITY_RECEIPT_BYTES_MAX as u64 + 1)
+}
+
+fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::Io(format!("{} cannot be read: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -298,7 +370,7 @@ fn selftest_share(
 ) -> Result<usize, Failure> {
     let mut tried = 0;
     for (place, file) in files.iter().enumerate() {
-        let bytes = read(file, FINALITY_RECEIPT_BYTES_MAX as u64)?;
+        let bytes = read_proof(file)?;
         check(file, &bytes, genesis, id)?;
         let mut rng = StdRng::seed_from_u64(seed.wrapping_add((first + place) as u64));
         let other = |byte: u8| byte.wrapping_add(rng.random_range(1..=u8::MAX));
