@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use zeni_consensus::{ChainChange, Millis, Verdict};
 use zeni_ledger::{
-    BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Payment, State, TransactionId, ValidatorIndex,
-    VerifiedBatch,
+    BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, State, TransactionId, ValidatorIndex, VerifiedBatch,
 };
 
 use crate::ballots::Ballots;

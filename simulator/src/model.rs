@@ -65,14 +65,6 @@ pub struct ModelBlock {
     pub fates: Vec<(TransactionId, Fate)>,
 }
 
-impl ModelBlock {
-    /// The payer's lowest unused sequence after this block, if `sequence` lies beyond the window that begins there.
-    pub fn next_sequence(&self, payer: &AccountId, sequence: u64) -> Option<u64> {
-        let next = self.books.get(payer)?.next();
-        (sequence >= next + WINDOW).then_some(next)
-    }
-}
-
 /// Every block and batch that any node ever stored, executed once each.
 #[derive(Debug)]
 pub struct Model {
