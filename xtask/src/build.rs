@@ -21,10 +21,11 @@ pub(crate) fn release(root: &Path, packages: &[&str]) -> Result<PathBuf, Failure
     Ok(metadata.target_directory.join("release").into_std_path_buf())
 }
 
-/// Builds and runs the simulator with these arguments.
-pub(crate) fn simulate(root: &Path, arguments: &[String]) -> Result<ExitCode, Failure> {
+/// Builds and runs the simulator with these arguments; for a campaign with a profile that takes minutes more to build.
+pub(crate) fn simulate(root: &Path, campaign: bool, arguments: &[String]) -> Result<ExitCode, Failure> {
     let mut simulator = cargo(root);
-    simulator.args(["run", "--quiet", "--release", "--locked", "--package", "zeni-simulator"]);
+    let profile = if campaign { "campaign" } else { "release" };
+    simulator.args(["run", "--quiet", "--profile", profile, "--locked", "--package", "zeni-simulator"]);
     // Cores that can break a rule are built only here, so that no other build has them.
     simulator.args(["--features", "mutants", "--"]).args(arguments);
     run(&mut simulator).map(exit_code)

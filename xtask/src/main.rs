@@ -48,6 +48,9 @@ enum Command {
     },
     /// Run the simulator on seeds, or on rule mutants: `cargo xtask sim --seeds 1000 --from 0`, `cargo xtask sim -- --help`.
     Sim {
+        /// For thousands of seeds: build for four more minutes, and run a fifth faster. Comes first.
+        #[arg(long)]
+        campaign: bool,
         /// Passed on to the simulator.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
         Command::Codegen { check } => codegen::run(&root, check)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| workspace::Failure::Other(error.to_string())),
-        Command::Sim { arguments } => build::simulate(&root, &arguments),
+        Command::Sim { campaign, arguments } => build::simulate(&root, campaign, &arguments),
     };
     match done {
         Ok(code) => code,
