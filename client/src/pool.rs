@@ -250,9 +250,10 @@ fn node_info_of(reply: Reply) -> Option<NodeInfo> {
     }
 }
 
-/// Whether another node may take it though this one did not.
+/// Whether another node may take it though this one did not. One that is cut off from the others judges windows by an old
+/// final block.
 const fn is_nodes_trouble(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Refused(Refusal::Overloaded { .. } | Refusal::DiskFull))
+    matches!(verdict, Verdict::Refused(Refusal::Overloaded { .. } | Refusal::DiskFull | Refusal::SequenceOutOfWindow))
 }
 
 /// Whether the payment's own bytes are at fault, so that no node can have taken it.

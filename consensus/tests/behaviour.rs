@@ -10,7 +10,10 @@ use cluster::{Cluster, INTERVAL_MS, account, payment, validator_key};
 use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Status, Verdict};
 use zeni_ledger::block::transactions_root;
-use zeni_ledger::{AccountId, Block, BlockHeader, BlockId, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex};
+use zeni_ledger::{
+    AccountId, Batch, Block, BlockHeader, BlockId, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex,
+    VerifiedBatch,
+};
 
 fn from(validator: u16) -> Peer {
     Peer::Validator(ValidatorIndex(validator))
@@ -97,6 +100,8 @@ fn a_payers_window_begins_where_the_last_final_block_left_it() {
     let all = |verdicts: &[Verdict], expected: Verdict| assert!(verdicts.iter().all(|verdict| *verdict == expected));
     let taken = Verdict::Accepted { copies: 1 };
     all(&cluster.ask(0, &pays(0..100)), taken);
+    let other: Vec<_> = (0..20).map(|sequence| payment(&genesis, 2, 3, sequence, 1)).collect();
+    all(&cluster.ask(0, &other), taken);
     cluster.run_slots(6);
     assert_eq!(cluster.core(0).state().account(&account(0)).unwrap().next_sequence().0, 100);
     // The others are gone: blocks go on, and none becomes final.
@@ -117,13 +122,29 @@ fn a_payers_window_begins_where_the_last_final_block_left_it() {
     assert_eq!(cluster.core(0).state().account(&account(0)).unwrap().next_sequence().0, 228);
     all(&cluster.ask(0, &pays(228..300)), beyond);
     // Another payer has a window of its own.
-    assert_eq!(cluster.ask(0, &[payment(&genesis, 2, 1, 127, 1)]), [taken]);
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 2, 3, 147, 1)]), [taken]);
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 2, 3, 148, 1)]), [beyond]);
     cluster.boot(1);
     cluster.boot(2);
     cluster.run_slots(12);
     all(&cluster.ask(0, &pays(228..300)), taken);
     cluster.run_slots(4);
-    assert_eq!(cluster.balance(2, 1), 1_301);
+    assert_eq!(cluster.balance(2, 1), 1_300);
+}
+
+/// A validator that lies can batch what nobody honest would take: no honest one says that it is taken.
+#[test]
+fn a_payment_beyond_its_window_is_refused_though_anothers_batch_holds_it() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    let genesis = cluster.genesis.clone();
+    let (within, beyond) = (payment(&genesis, 0, 1, 127, 1), payment(&genesis, 2, 1, 128, 1));
+    let batch = Batch::sign(ValidatorIndex(2), 1, vec![within, beyond], &validator_key(2), &genesis.id());
+    let message = Message::Batch(VerifiedBatch::vouch(batch, &genesis.id()));
+    cluster.give(0, Input::Message { from: from(2), message });
+    let verdicts = cluster.ask(0, &[within, beyond]);
+    assert!(matches!(verdicts[0], Verdict::Known { .. }), "{verdicts:?}");
+    assert_eq!(verdicts[1], Verdict::Refused(Refusal::SequenceOutOfWindow));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use cluster::{Cluster, INTERVAL_MS, payment, validator_key};
 use ed25519_dalek::Signer as _;
-use zeni_consensus::finality::{FinalityMessage, PolkaCertificate, SignedProposal};
+use zeni_consensus::finality::message::{RoundReason, RoundVote};
+use zeni_consensus::finality::{FinalityMessage, LogEntry, PolkaCertificate, RoundCertificate, SignedProposal};
 use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Event, HaltReason, Input, Message, Mode, Peer, SafetyRecord, Verdict};
 use zeni_ledger::block::transactions_root;
@@ -190,6 +191,52 @@ fn a_block_that_a_quorum_prevoted_for_is_executed_whatever_it_weighs() {
     assert!(cluster.core(0).status().weight >= weight);
 }
 
+/// Whoever precommitted a block votes for nothing else, and it may be long before it proposes itself.
+#[test]
+fn a_proposer_names_the_block_that_a_quorum_prevoted_for() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(3);
+    cluster.cut(0, 1);
+    cluster.cut(0, 2);
+    cluster.run_slots(8);
+    let (decision, height) = (cluster.core(0).status().decision + 1, final_height(&cluster, 0) + 1);
+    let block = FinalBlock { id: cluster.core(0).block_at(height).unwrap(), height };
+    assert!(cluster.height(0) > height);
+    let sign = |vote: FinalityVote, signer: u16| {
+        SignatureBytes(validator_key(signer).sign(&vote.digest(&cluster.genesis.id())).to_bytes())
+    };
+    let prevote = FinalityVote { kind: VoteKind::Prevote, decision, round: 0, block: Some(block) };
+    let signatures = [1, 2].map(|signer| (ValidatorIndex(signer), sign(prevote, signer))).to_vec();
+    let polka = FinalityMessage::Polka(PolkaCertificate { decision, round: 0, block, signatures });
+    // Rounds pass without a decision, until node 0 comes first in one.
+    let rounds: Vec<FinalityMessage> = (0..12)
+        .map(|round| {
+            let vote = FinalityVote { kind: VoteKind::Precommit, decision, round, block: None };
+            let of = |signer| RoundVote {
+                kind: vote.kind,
+                block: None,
+                voter: ValidatorIndex(signer),
+                signature: sign(vote, signer),
+            };
+            let votes = [1, 2].map(of).to_vec();
+            FinalityMessage::Round(RoundCertificate { decision, round, reason: RoundReason::Precommits, votes })
+        })
+        .collect();
+    tell(&mut cluster, 0, polka);
+    for round in rounds {
+        tell(&mut cluster, 0, round);
+        cluster.run(20);
+    }
+    let proposed = cluster.nodes[0].disk.finality.iter().filter_map(|(of, entry)| match entry {
+        LogEntry::Proposal(signed) if *of == decision && signed.proposer == ValidatorIndex(0) => {
+            Some(signed.proposal.block)
+        }
+        _ => None,
+    });
+    let proposed: BTreeSet<FinalBlock> = proposed.collect();
+    assert_eq!(proposed, BTreeSet::from([block]));
+}
+
 #[test]
 fn two_decisions_that_contradict_each_other_halt_a_node_and_it_says_why() {
     let mut cluster = Cluster::start(3);
@@ -320,7 +367,7 @@ fn a_proposed_block_that_is_not_here_gets_no_vote_and_is_asked_for() {
     let voted: BTreeSet<Option<BlockId>> = cluster.nodes[0].disk.finality[logged..]
         .iter()
         .filter_map(|(_, entry)| match entry {
-            zeni_consensus::finality::LogEntry::Vote(signed) if signed.voter == ValidatorIndex(0) => {
+            LogEntry::Vote(signed) if signed.voter == ValidatorIndex(0) => {
                 Some(signed.vote.block.map(|block| block.id))
             }
             _ => None,

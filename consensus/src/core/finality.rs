@@ -333,10 +333,17 @@ impl Core {
             self.ballot.proposal_due = None;
             return Ok(());
         }
-        let Some(block) = self.executed_by_quorum() else { return Ok(()) };
+        let Some(block) = self.prevoted_by_quorum().or_else(|| self.executed_by_quorum()) else { return Ok(()) };
         self.ballot.proposal_due = None;
         let outputs = self.ballot.engine.propose(now, round, block);
         self.outcome(now, outputs, out)
+    }
+
+    /// The block of the newest polka, if it can become final here: whoever precommitted it is locked on it and votes for
+    /// nothing else, and without that vote there may be no quorum until it proposes itself.
+    fn prevoted_by_quorum(&self) -> Option<FinalBlock> {
+        let (_, block) = self.ballot.engine.newest_polka()?;
+        (self.verdict(&block) == Some(true)).then_some(block)
     }
 
     /// The highest canonical block above the last final one that this validator and, by their last statuses, a quorum

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use zeni_ledger::execute::{Validity, validity};
 use zeni_ledger::window::WINDOW_WIDTH;
-use zeni_ledger::{Batch, Payment, TransactionId, VerifiedBatch};
+use zeni_ledger::{Account, Batch, BatchDigest, Payment, TransactionId, VerifiedBatch};
 
 use super::Core;
 use crate::archive::Archive;
@@ -79,7 +79,9 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Result<(), HaltReason> {
         // Lower ones are within every window that begins at 0, wherever the account's own does.
-        if payments.iter().any(|(payment, _)| payment.sequence().0 >= WINDOW_WIDTH) {
+        let state = self.replica.chain.state();
+        let asks = |payment: &Payment| payment.sequence().0 >= WINDOW_WIDTH && state.account(&payment.from()).is_some();
+        if self.replaying.is_none() && payments.iter().any(|(payment, _)| asks(payment)) {
             self.replica.chain.gather_windows(archive)?;
         }
         let mut verdicts = Vec::with_capacity(payments.len());
@@ -129,7 +131,9 @@ impl Core {
             // not yet on disk anywhere and is to be asked again.
             return Some(match waiting {
                 Waiting::Forming => Verdict::Refused(overloaded),
-                Waiting::Batch(_) => Verdict::Known { copies: self.pending_copies(id) },
+                Waiting::Batch(digest) => self
+                    .beyond_window_by_another(payment, &digest)
+                    .map_or_else(|| Verdict::Known { copies: self.pending_copies(id) }, Verdict::Refused),
             });
         }
         let refusal = self.refusal(now, payment);
@@ -157,17 +161,32 @@ impl Core {
         if let Err(error) = payer.window().check(payment.sequence()) {
             return Some(error.into());
         }
-        if !self.mutation.is(Mutant::WindowAtHead) {
-            match self.replica.chain.is_within_final_window(payer, payment.sequence()) {
-                Some(true) => {}
-                Some(false) => return Some(Refusal::SequenceOutOfWindow),
-                None => return Some(Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
-            }
+        if let Some(refusal) = self.beyond_final_window(payer, payment) {
+            return Some(refusal);
         }
         if let Some(by) = self.pool.user_of(payment.from(), payment.sequence()) {
             return Some(Refusal::SequencePending { by });
         }
         state.account(&payment.to()).is_none().then_some(Refusal::UnknownReceiver)
+    }
+
+    /// Why no promise can be given that every branch executes this sequence, if none can.
+    fn beyond_final_window(&self, payer: &Account, payment: &Payment) -> Option<Refusal> {
+        if self.mutation.is(Mutant::WindowAtHead) {
+            return None;
+        }
+        match self.replica.chain.is_within_final_window(payer, payment.sequence()) {
+            Some(true) => None,
+            Some(false) => Some(Refusal::SequenceOutOfWindow),
+            None => Some(Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
+        }
+    }
+
+    /// A payment waits in a batch: another validator's may hold one that nobody honest would have taken.
+    fn beyond_window_by_another(&self, payment: &Payment, digest: &BatchDigest) -> Option<Refusal> {
+        let author = self.replica.batches.info(digest).map(|info| info.meta.author);
+        let payer = self.state().account(&payment.from()).filter(|_| author != Some(self.config.me))?;
+        self.beyond_final_window(payer, payment)
     }
 
     /// The earliest time by which execution may judge a payment that is taken now: the running slot began before now,
