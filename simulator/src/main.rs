@@ -7,8 +7,8 @@ use zeni_simulator::breakage::Breakage;
 use zeni_simulator::campaign::{Campaign, hunt, run_seed};
 use zeni_simulator::simulation::run;
 
-/// Seeds between two lines of progress. The last of them run alone on one core, so not too few.
-const CHUNK: u64 = 400;
+/// Seeds between two lines of progress.
+const CHUNK: u64 = 100;
 
 /// Runs whole networks in virtual time, seed by seed, under faults, and checks every promise.
 #[derive(Debug, Parser)]
