@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::execute::{Executed, execute, undo};
-use zeni_ledger::window::{SequenceError, WINDOW_WIDTH, Window};
+use zeni_ledger::window::WINDOW_WIDTH;
 use zeni_ledger::{
     Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, Sequence, State,
 };
@@ -374,7 +374,7 @@ impl Chain {
             return Ok(None);
         }
         let listed = self.load(&block.digests, batches, archive)?;
-        let executed = self.execute(block.header.slot, Some(id), &listed);
+        let executed = self.execute(block.header.slot, &listed);
         let header = &block.header;
         let receipts_hold =
             (header.receipts_root, header.receipts) == (executed.receipts_root, executed.receipts.len() as u32);
@@ -389,25 +389,13 @@ impl Chain {
     }
 
     /// Executes what a block at `slot` lists on top of the head.
-    fn execute(&mut self, slot: u64, block: Option<BlockId>, listed: &[VerifiedBatch]) -> Executed {
+    fn execute(&mut self, slot: u64, listed: &[VerifiedBatch]) -> Executed {
+        let (rules, slot_time_ms) = (&self.genesis.rules, self.genesis.slot_time_ms(slot));
+        #[cfg(feature = "mutants")]
         if self.mutation.is(Mutant::ReuseSequence) {
-            self.reopen_sequences(block, listed);
+            return crate::mutation::execute_anew(&mut self.state, rules, slot_time_ms, listed);
         }
-        execute(&mut self.state, &self.genesis.rules, self.genesis.slot_time_ms(slot), listed)
-    }
-
-    /// For a mutant: of batches that another branch lists, makes the used sequences unused.
-    fn reopen_sequences(&mut self, block: Option<BlockId>, listed: &[VerifiedBatch]) {
-        let elsewhere = |batch: &&VerifiedBatch| self.tree.is_listed_beside(&batch.digest(), block);
-        let batches: Vec<&VerifiedBatch> = listed.iter().filter(elsewhere).collect();
-        for payment in batches.iter().flat_map(|batch| batch.payments()) {
-            let Some(mut payer) = self.state.account(&payment.from()).cloned() else { continue };
-            if payer.window().check(payment.sequence()) == Err(SequenceError::Used) {
-                *payer.window_mut() = Window::from_parts(payment.sequence(), 0).expect("no bit is set");
-                assert!(self.state.replace(payer), "it was there just now");
-            }
-        }
-        self.state.commit();
+        execute(&mut self.state, rules, slot_time_ms, listed)
     }
 
     /// Whether a digest stands twice in the block, or in it and in a recent ancestor. Older ones hold nothing that is
@@ -533,7 +521,7 @@ impl Chain {
         self.trim_undos();
         self.release_executed(batches);
         let listed = self.load(&digests, batches, archive)?;
-        let executed = self.execute(slot, None, &listed);
+        let executed = self.execute(slot, &listed);
         let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
         let header = BlockHeader {
             proposer,

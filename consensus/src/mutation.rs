@@ -2,6 +2,15 @@
 //!
 //! They exist only in a build with the feature `mutants`; in every other build [`Mutation::is`] is a constant `false`.
 
+#[cfg(feature = "mutants")]
+use zeni_ledger::execute::{Executed, execute};
+#[cfg(feature = "mutants")]
+use zeni_ledger::genesis::Rules;
+#[cfg(feature = "mutants")]
+use zeni_ledger::window::{SequenceError, Window};
+#[cfg(feature = "mutants")]
+use zeni_ledger::{Account, Sequence, State, VerifiedBatch};
+
 /// A rule that can be broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutant {
@@ -55,7 +64,7 @@ pub enum Mutant {
     ReceiptsUnchecked,
     /// At least the share that a quorum must exceed is enough for the engine.
     QuorumOffByOne,
-    /// A payment that an abandoned block held is executed anew though its sequence is used.
+    /// A payment that stands in a second batch of a branch is executed anew: a used sequence can be used again.
     ReuseSequence,
     /// A validator goes on beside another process with its key.
     TwinIgnored,
@@ -123,4 +132,37 @@ impl Mutation {
     pub const fn is(self, _: Mutant) -> bool {
         false
     }
+}
+
+/// Executes batches as [`execute`] does, but makes the used sequences of their payments unused first. The same on every
+/// node, and taken back whole by the undo record, so that only who counts executions can notice.
+#[cfg(feature = "mutants")]
+pub(crate) fn execute_anew(state: &mut State, rules: &Rules, slot_time_ms: u64, batches: &[VerifiedBatch]) -> Executed {
+    let mut before: Vec<Account> = Vec::new();
+    for payment in batches.iter().flat_map(|batch| batch.payments()) {
+        let Some(payer) = state.account(&payment.from()).cloned() else { continue };
+        let Some(window) = reopened(payer.window(), payment.sequence()) else { continue };
+        let mut changed = payer.clone();
+        *changed.window_mut() = window;
+        assert!(state.replace(changed), "it was there just now");
+        if before.iter().all(|account| account.id() != payer.id()) {
+            before.push(payer);
+        }
+    }
+    let mut executed = execute(state, rules, slot_time_ms, batches);
+    executed.undo.accounts.retain(|account| before.iter().all(|payer| payer.id() != account.id()));
+    executed.undo.accounts.extend(before);
+    executed
+}
+
+/// The window with a used sequence made unused; `None` if it is not used, or too low to be marked.
+#[cfg(feature = "mutants")]
+fn reopened(window: &Window, sequence: Sequence) -> Option<Window> {
+    window.check(sequence).err().filter(|error| *error == SequenceError::Used)?;
+    let (next, used) = (window.next(), window.used_bits());
+    let Some(below) = next.0.checked_sub(sequence.0).filter(|below| *below > 0) else {
+        return Window::from_parts(next, used & !(1 << (sequence.0 - next.0)));
+    };
+    let shifted = used.checked_shl(u32::try_from(below).ok()?)?;
+    Window::from_parts(sequence, shifted | ((1 << below) - 1) & !1)
 }

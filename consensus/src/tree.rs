@@ -302,13 +302,6 @@ impl Tree {
         self.awaited.len()
     }
 
-    /// Whether a side block other than `except` lists this batch.
-    pub fn is_listed_beside(&self, digest: &BatchDigest, except: Option<BlockId>) -> bool {
-        let side = self.side.keys().filter(|(_, id)| Some(*id) != except);
-        let mut bodies = side.filter_map(|(_, id)| self.expect(id).body.as_ref());
-        bodies.any(|block| block.digests.contains(digest))
-    }
-
     /// Drops side blocks that are invalid or stand beside `root`, the last final block, and branches that are lighter than
     /// the head and end far below it; `anchor` and what it builds on stay.
     pub fn prune(&mut self, anchor: BlockId, root: &BlockId) {
