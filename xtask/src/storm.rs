@@ -7,7 +7,6 @@ use std::process::{Command, ExitCode};
 use crate::build;
 use crate::workspace::{Failure, exit_code, run};
 
-const PACKAGES: [&str; 3] = ["zeni-node", "zeni-api-server", "zeni-loadgen"];
 const SCENARIOS: &str = "loadgen/scenarios";
 
 /// Runs a scenario.
@@ -22,7 +21,7 @@ pub(crate) fn up(root: &Path, scenario: &str) -> Result<ExitCode, Failure> {
 
 fn loadgen(root: &Path, command: &str, scenario: &str) -> Result<ExitCode, Failure> {
     let scenario = find(root, scenario)?;
-    let programs = build::release(root, &PACKAGES)?;
+    let programs = build::release(root)?;
     let mut loadgen = Command::new(programs.join("loadgen"));
     loadgen.arg(command).arg(scenario).current_dir(root);
     let target = programs.parent().unwrap_or(root);
