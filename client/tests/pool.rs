@@ -90,12 +90,14 @@ async fn the_same_bytes_go_to_another_node_when_one_does_not_answer() {
 async fn only_what_a_node_cannot_take_just_now_goes_to_the_next() {
     let full = Verdict::Refused(Refusal::DiskFull);
     let spent = Verdict::Refused(Refusal::SequenceUsed);
-    let verdicts = vec![ACCEPTED, OVERLOADED, spent, full];
+    // A node that is cut off judges windows by an old final block.
+    let beyond = Verdict::Refused(Refusal::SequenceOutOfWindow);
+    let verdicts = vec![ACCEPTED, OVERLOADED, spent, full, beyond];
     let (busy, live) = (answering(1, Answer::Reply(Reply::Submitted(verdicts))), accepting(2));
     let pool = pool(vec![busy.at.clone(), live.at.clone()]);
-    let all = payments(4);
-    assert_eq!(pool.submit(&all).await.unwrap(), vec![ACCEPTED, ACCEPTED, spent, ACCEPTED]);
-    assert_eq!(live.requests(), vec![Request::Submit(vec![all[1], all[3]])]);
+    let all = payments(5);
+    assert_eq!(pool.submit(&all).await.unwrap(), vec![ACCEPTED, ACCEPTED, spent, ACCEPTED, ACCEPTED]);
+    assert_eq!(live.requests(), vec![Request::Submit(vec![all[1], all[3], all[4]])]);
 }
 
 #[tokio::test]
@@ -156,11 +158,13 @@ async fn a_refusal_that_every_node_would_repeat_is_final() {
 
 #[tokio::test]
 async fn what_no_node_can_take_is_refused_with_their_reason() {
-    let busy = |seed| answering(seed, Answer::Reply(Reply::Submitted(vec![OVERLOADED])));
-    let (one, two) = (busy(1), busy(2));
-    let pool = pool(vec![one.at.clone(), two.at.clone()]);
-    assert_eq!(pool.submit(&payments(1)).await.unwrap(), vec![OVERLOADED]);
-    assert_eq!((one.requests().len(), two.requests().len()), (1, 1));
+    for (refusal, seed) in [(OVERLOADED, 1), (Verdict::Refused(Refusal::SequenceOutOfWindow), 3)] {
+        let refusing = |seed| answering(seed, Answer::Reply(Reply::Submitted(vec![refusal])));
+        let (one, two) = (refusing(seed), refusing(seed + 1));
+        let pool = pool(vec![one.at.clone(), two.at.clone()]);
+        assert_eq!(pool.submit(&payments(1)).await.unwrap(), vec![refusal]);
+        assert_eq!((one.requests().len(), two.requests().len()), (1, 1));
+    }
 }
 
 #[tokio::test]

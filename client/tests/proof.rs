@@ -8,10 +8,12 @@ use serde_json::Value;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ledger/tests/golden");
 
+const KINDS: [&str; 4] = ["payment", "applied", "account", "absent"];
+
 /// A directory with the golden proofs and their genesis.
 fn proofs() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["payment", "account", "absent"] {
+    for name in KINDS {
         let text = std::fs::read_to_string(format!("{GOLDEN}/finality_receipt.{name}.hex")).unwrap();
         let bytes = hex::decode(text.split_whitespace().collect::<String>()).unwrap();
         std::fs::write(dir.path().join(format!("{name}.proof")), bytes).unwrap();
@@ -75,10 +77,15 @@ fn refuses_a_true_proof_of_something_else() {
     let (id, account) = (id.as_str().unwrap(), account.as_str().unwrap());
     assert_eq!(verify("payment.proof", &["--payment", id]).0, Some(0));
     assert_eq!(verify("absent.proof", &["--account", account]).0, Some(0));
+    let applied = verify("applied.proof", &["--applied"]);
+    assert_eq!((applied.0, &applied.1["outcome"]), (Some(0), &"applied".into()), "{}", applied.1);
+    let paid = applied.1["id"].as_str().unwrap();
+    assert_eq!(verify("applied.proof", &["--payment", paid, "--applied"]).0, Some(0));
     let other_id = "0".repeat(64);
     for (file, expected, why) in [
         ("payment.proof", &["--payment", id, "--applied"][..], "was rejected"),
         ("payment.proof", &["--payment", &other_id], "another payment"),
+        ("applied.proof", &["--payment", id, "--applied"], "another payment"),
         ("payment.proof", &["--account", account], "not of an account"),
         ("absent.proof", &["--payment", id], "not of a payment"),
         ("absent.proof", &["--applied"], "not of a payment"),
@@ -119,14 +126,12 @@ fn refuses_with_a_reason_and_an_exit_code_of_its_own() {
 fn the_selftest_tries_every_byte_and_repeats_by_its_seed() {
     let dir = proofs();
     let run = || zeni(dir.path(), &["--json", "proof", "selftest", ".", "--genesis", "genesis.toml", "--seed", "7"]);
-    let bytes: u64 = ["payment", "account", "absent"]
-        .map(|name| std::fs::metadata(dir.path().join(format!("{name}.proof"))).unwrap().len())
-        .iter()
-        .sum();
+    let bytes: u64 =
+        KINDS.map(|name| std::fs::metadata(dir.path().join(format!("{name}.proof"))).unwrap().len()).iter().sum();
     let output = run();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let told = json(&output);
-    assert_eq!((&told["files"], &told["refused"], &told["seed"]), (&3.into(), &bytes.into(), &7.into()));
+    assert_eq!((&told["files"], &told["refused"], &told["seed"]), (&KINDS.len().into(), &bytes.into(), &7.into()));
     std::fs::write(dir.path().join("broken.proof"), b"ZENIPROF").unwrap();
     assert_eq!(run().status.code(), Some(6));
 }

@@ -132,6 +132,33 @@ fn a_payers_window_begins_where_the_last_final_block_left_it() {
     assert_eq!(cluster.balance(2, 1), 1_300);
 }
 
+/// What costs reads of the disk is not for strangers to ask for.
+#[test]
+fn windows_at_the_last_final_block_are_gathered_for_payers_that_exist_and_never_twice() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(4);
+    let genesis = cluster.genesis.clone();
+    cluster.kill(1);
+    cluster.kill(2);
+    for sequence in 0..8 {
+        cluster.ask(0, &[payment(&genesis, 0, 1, sequence, 1)]);
+        cluster.run_slots(1);
+    }
+    let reads = |cluster: &Cluster| cluster.nodes[0].disk.undo_reads.get();
+    let before = reads(&cluster);
+    let unknown = Verdict::Refused(Refusal::UnknownAccount);
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 99, 1, 500, 1)]), [unknown]);
+    // No window begins below 0: that needs no look.
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 2, 1, 127, 1)]), [Verdict::Accepted { copies: 1 }]);
+    assert_eq!(reads(&cluster), before);
+    let beyond = Verdict::Refused(Refusal::SequenceOutOfWindow);
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 3, 1, 128, 1)]), [beyond]);
+    let gathered = reads(&cluster);
+    assert!(gathered > before, "the blocks above the last final one are more than memory keeps");
+    assert_eq!(cluster.ask(0, &[payment(&genesis, 4, 1, 128, 1)]), [beyond]);
+    assert_eq!(reads(&cluster), gathered);
+}
+
 /// A validator that lies can batch what nobody honest would take: no honest one says that it is taken.
 #[test]
 fn a_payment_beyond_its_window_is_refused_though_anothers_batch_holds_it() {

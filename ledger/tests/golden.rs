@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use ed25519_dalek::{Signer as _, SigningKey};
-use zeni_ledger::block::transactions_root;
+use zeni_ledger::block::{SealedHeader, transactions_root};
 use zeni_ledger::encoding::Encoder;
 use zeni_ledger::execute::{Executed, execute};
 use zeni_ledger::finality::{CommitCertificate, FinalBlock, FinalityProposal, FinalityVote, VoteKind};
@@ -200,23 +200,16 @@ fn finality_digests_and_certificate() {
     assert_eq!(CommitCertificate::from_bytes(&certificate.to_bytes()), Ok(certificate));
 }
 
-#[test]
-fn finality_receipts_of_a_payment_and_of_an_account_and_its_absence() {
-    let mut genesis = genesis();
-    for (validator, number) in genesis.validators.iter_mut().zip(11..) {
-        validator.key = public(number);
-    }
+/// Two blocks that execute `batches` on forty accounts, the second decided on: their headers and the certificate.
+fn final_blocks(
+    genesis: &Genesis,
+    state: &mut State,
+    batches: &[Batch],
+) -> (Block, [SealedHeader; 2], CommitCertificate, Vec<Receipt>) {
     let id = genesis.id();
-    pin_text("finality_receipt.genesis.toml", &genesis.to_toml());
-    let mut state = State::new(4);
-    (1..=40).for_each(|number| state.open(account(number)).unwrap());
-    state.commit();
-    let pay = |sequence| PaymentBody { network: 1, ..payment(1, sequence).body() }.sign(&key(1), &id);
-    let batches = [vec![pay(1)], (4..20).map(pay).collect()];
-    let batches = batches.map(|payments| Batch::sign(ValidatorIndex(0), 1, payments, &key(11), &id));
-    let verified = batches.clone().map(|batch| VerifiedBatch::vouch(batch, &id));
+    let verified: Vec<_> = batches.iter().map(|batch| VerifiedBatch::vouch(batch.clone(), &id)).collect();
     let slot = 4;
-    let executed = execute(&mut state, &genesis.rules, genesis.slot_time_ms(slot), &verified);
+    let executed = execute(state, &genesis.rules, genesis.slot_time_ms(slot), &verified);
     let block = |height: u64, parent, digests: Vec<BatchDigest>| {
         let header = BlockHeader {
             proposer: ValidatorIndex(0),
@@ -238,16 +231,49 @@ fn finality_receipts_of_a_payment_and_of_an_account_and_its_absence() {
     let digest = certificate.vote().digest(&id);
     let sign = |number: u16| (ValidatorIndex(number), SignatureBytes(key(11 + number as u8).sign(&digest).to_bytes()));
     certificate.signatures = [0, 1].map(sign).to_vec();
-    let proof = prove_receipt(&executed.receipts, 9).unwrap();
-    let batch = &batches[proof.receipt.batch as usize];
-    let statements = [
-        ("payment", Statement::Payment(PaymentProof::new(proof, &first, batch, &id).unwrap())),
-        ("account", Statement::Account(prove(&state, &account_id(1)))),
-        ("absent", Statement::Account(prove(&state, &account_id(99)))),
+    let headers = [first.sealed_header(), second.sealed_header()];
+    (first, headers, certificate, executed.receipts)
+}
+
+#[test]
+fn finality_receipts_of_payments_and_of_an_account_and_its_absence() {
+    let mut genesis = genesis();
+    for (validator, number) in genesis.validators.iter_mut().zip(11..) {
+        validator.key = public(number);
+    }
+    let id = genesis.id();
+    pin_text("finality_receipt.genesis.toml", &genesis.to_toml());
+    let mut state = State::new(4);
+    (1..=40).for_each(|number| state.open(account(number)).unwrap());
+    state.commit();
+    let pay = |sequence, amount: Option<Amount>| {
+        let body = payment(1, sequence).body();
+        PaymentBody { network: 1, amount: amount.unwrap_or(body.amount), ..body }.sign(&key(1), &id)
+    };
+    let sign = |payments: Vec<Payment>| Batch::sign(ValidatorIndex(0), 1, payments, &key(11), &id);
+    let poor = [vec![pay(1, None)], (4..20).map(|sequence| pay(sequence, None)).collect()].map(sign);
+    let mut after = state.clone();
+    let (block, headers, certificate, receipts) = final_blocks(&genesis, &mut after, &poor);
+    let proof_of = |receipts: &[Receipt], place, block: &Block, batches: &[Batch]| {
+        let proof = prove_receipt(receipts, place).unwrap();
+        let batch = &batches[proof.receipt.batch as usize];
+        Statement::Payment(PaymentProof::new(proof, block, batch, &id).unwrap())
+    };
+    let rejected = proof_of(&receipts, 9, &block, &poor);
+    let small = [vec![pay(4, Some(Amount(1))), pay(5, Some(Amount(2)))]].map(sign);
+    let (small_block, small_headers, small_certificate, receipts) = final_blocks(&genesis, &mut state, &small);
+    let applied = proof_of(&receipts, 1, &small_block, &small);
+    let holder = Statement::Account(prove(&after, &account_id(1)));
+    let nobody = Statement::Account(prove(&after, &account_id(99)));
+    let all = [
+        ("payment", rejected, &headers, &certificate),
+        ("applied", applied, &small_headers, &small_certificate),
+        ("account", holder, &headers, &certificate),
+        ("absent", nobody, &headers, &certificate),
     ];
-    for (name, statement) in statements {
-        let headers = vec![first.sealed_header(), second.sealed_header()];
-        let receipt = FinalityReceipt { genesis: id, certificate: certificate.clone(), headers, statement };
+    for (name, statement, headers, certificate) in all {
+        let receipt =
+            FinalityReceipt { genesis: id, certificate: certificate.clone(), headers: headers.to_vec(), statement };
         pin(&format!("finality_receipt.{name}"), &receipt.to_bytes());
         assert_eq!(FinalityReceipt::from_bytes(&receipt.to_bytes()).as_ref(), Ok(&receipt));
         assert!(receipt.verify(&genesis, &id).is_ok(), "{name}");

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part of the harness")]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -88,6 +89,8 @@ pub struct Disk {
     pub blocks: Vec<Arc<Block>>,
     pub block_ids: BTreeMap<BlockId, Arc<Block>>,
     pub undos: BTreeMap<BlockId, Arc<Undo>>,
+    /// How often an undo record was read.
+    pub undo_reads: Cell<u64>,
     pub safety: Option<SafetyRecord>,
     pub certificates: Vec<CommitCertificate>,
     pub finality: Vec<(u64, LogEntry)>,
@@ -103,6 +106,7 @@ impl Archive for Disk {
     }
 
     fn undo(&self, block: &BlockId) -> Result<Option<Arc<Undo>>, ArchiveError> {
+        self.undo_reads.set(self.undo_reads.get() + 1);
         Ok(self.undos.get(block).cloned())
     }
 }
