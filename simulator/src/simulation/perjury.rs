@@ -169,7 +169,7 @@ impl Simulation {
         }
     }
 
-    /// A block like this one, in the next slot in which nobody of this chain proposed, as the liar's.
+    /// A block with the slot and the parent of this one, as the liar's.
     fn back_dated(&self, node: ProcessId, block: &Block, me: ValidatorIndex) -> Block {
         let schedule = zeni_consensus::schedule::Schedule::new(&self.world.genesis);
         let mut header = block.header;
