@@ -1,14 +1,20 @@
 //! The pool: every stored batch that is not on the canonical chain, in the order of arrival, and the payments in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Slot;
 use zeni_ledger::{AccountId, BatchDigest, Payment, Sequence, TransactionId, ValidatorIndex, VerifiedBatch};
 
-/// Payments waiting in the pool and in the batch being formed, at most. At 200 bytes each that is 1.6 GB; the node
-/// refuses further ones with "try again" long before its disk is full.
+/// Payments waiting in the pool and in the batch being formed, at most. The books take about 100 bytes of each and the
+/// payments themselves 176, so that is 2.3 GB; the node refuses further ones with "try again" long before its disk is full.
 pub const POOL_PAYMENTS_MAX: u64 = 8 << 20;
 /// Bytes of one author's batches in the pool, at most, before further ones are refused.
 pub const UNLISTED_BYTES_PER_AUTHOR_MAX: u64 = 4 << 30;
+
+/// In place of an arrival number, which begin at 1: the payment is in the batch that is being formed here.
+const FORMING: u64 = 0;
 
 /// Where a waiting payment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +31,7 @@ pub struct Pool {
     order: BTreeMap<u64, BatchDigest>,
     payments: u64,
     bytes: BTreeMap<ValidatorIndex, u64>,
-    by_id: HashMap<TransactionId, Waiting>,
-    by_sequence: HashMap<(AccountId, Sequence), TransactionId>,
+    books: Books,
 }
 
 impl Pool {
@@ -46,7 +51,7 @@ impl Pool {
 
     /// Whether another payment may be taken.
     pub fn has_room(&self) -> bool {
-        (self.by_id.len() as u64) < POOL_PAYMENTS_MAX
+        (self.books.by_id.len() as u64) < POOL_PAYMENTS_MAX
     }
 
     /// Whether `author` may add another batch.
@@ -61,18 +66,20 @@ impl Pool {
 
     /// Where a payment waits.
     pub fn waiting(&self, id: &TransactionId) -> Option<Waiting> {
-        self.by_id.get(id).copied()
+        match self.books.by_id(id)?.arrival {
+            FORMING => Some(Waiting::Forming),
+            arrival => self.order.get(&arrival).map(|digest| Waiting::Batch(*digest)),
+        }
     }
 
     /// The waiting payment that uses this sequence.
     pub fn user_of(&self, account: AccountId, sequence: Sequence) -> Option<TransactionId> {
-        self.by_sequence.get(&(account, sequence)).copied()
+        self.books.by_sequence(account, sequence).map(|entry| entry.id)
     }
 
     /// Notes a payment of the batch being formed.
     pub fn form(&mut self, payment: &Payment, id: TransactionId) {
-        self.by_id.insert(id, Waiting::Forming);
-        self.by_sequence.entry((payment.from(), payment.sequence())).or_insert(id);
+        self.books.note(payment, id, FORMING);
     }
 
     /// Adds a stored batch at its place. `formed`: it was cut here, so what waited to be cut waits in it now. False if
@@ -81,15 +88,13 @@ impl Pool {
         if self.order.insert(arrival, batch.digest()).is_some() {
             return false;
         }
-        let digest = batch.digest();
         self.payments += batch.payments().len() as u64;
         *self.bytes.entry(batch.batch().author).or_default() += batch.batch().encoded_len() as u64;
         for (payment, id) in batch.payments().iter().zip(batch.ids()) {
-            let waiting = self.by_id.entry(*id).or_insert(Waiting::Batch(digest));
-            if *waiting == Waiting::Forming && formed {
-                *waiting = Waiting::Batch(digest);
+            let waits = self.books.note(payment, *id, arrival);
+            if waits.arrival == FORMING && formed {
+                waits.arrival = arrival;
             }
-            self.by_sequence.entry((payment.from(), payment.sequence())).or_insert(*id);
         }
         true
     }
@@ -102,16 +107,92 @@ impl Pool {
         self.payments -= batch.payments().len() as u64;
         let author = self.bytes.entry(batch.batch().author).or_default();
         *author = author.saturating_sub(batch.batch().encoded_len() as u64);
-        for (payment, id) in batch.payments().iter().zip(batch.ids()) {
-            if self.by_id.get(id) == Some(&Waiting::Batch(batch.digest())) {
-                self.by_id.remove(id);
-                let key = (payment.from(), payment.sequence());
-                if self.by_sequence.get(&key) == Some(id) {
-                    self.by_sequence.remove(&key);
-                }
-            }
-        }
+        batch.ids().iter().for_each(|id| self.books.strike(id, arrival));
         true
+    }
+}
+
+/// A waiting payment.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    id: TransactionId,
+    payer: AccountId,
+    sequence: Sequence,
+    /// Of the first batch that holds it, or [`FORMING`].
+    arrival: u64,
+}
+
+/// Waiting payments by id and by what they use. Both tables hold places in one list: what waits a block long was put there
+/// one behind another and leaves alike, so that only the small tables are met at random.
+#[derive(Debug, Default)]
+struct Books {
+    entries: Vec<Entry>,
+    /// Places of the list that are free.
+    free: Vec<u32>,
+    by_id: HashTable<u32>,
+    by_sequence: HashTable<u32>,
+    /// Keyed, so that nobody can choose what collides.
+    hasher: RandomState,
+}
+
+impl Books {
+    fn by_id(&self, id: &TransactionId) -> Option<&Entry> {
+        let place = self.by_id.find(self.hasher.hash_one(id), |place| self.entries[*place as usize].id == *id)?;
+        Some(&self.entries[*place as usize])
+    }
+
+    fn by_sequence(&self, payer: AccountId, sequence: Sequence) -> Option<&Entry> {
+        let uses = |place: &u32| {
+            let entry = &self.entries[*place as usize];
+            entry.payer == payer && entry.sequence == sequence
+        };
+        self.by_sequence.find(self.hasher.hash_one((payer, sequence)), uses).map(|place| &self.entries[*place as usize])
+    }
+
+    /// The payment's entry; a new one, which waits at `arrival`, if there is none.
+    fn note(&mut self, payment: &Payment, id: TransactionId, arrival: u64) -> &mut Entry {
+        let Self { entries, free, by_id, by_sequence, hasher } = self;
+        let hash = hasher.hash_one(id);
+        let place = match by_id.entry(
+            hash,
+            |place| entries[*place as usize].id == id,
+            |place| hasher.hash_one(entries[*place as usize].id),
+        ) {
+            Slot::Occupied(slot) => *slot.get(),
+            Slot::Vacant(slot) => {
+                let (payer, sequence) = (payment.from(), payment.sequence());
+                let entry = Entry { id, payer, sequence, arrival };
+                let place = free.pop().unwrap_or(entries.len() as u32);
+                slot.insert(place);
+                match entries.get_mut(place as usize) {
+                    Some(freed) => *freed = entry,
+                    None => entries.push(entry),
+                }
+                let key = |place: &u32| (entries[*place as usize].payer, entries[*place as usize].sequence);
+                let hash = hasher.hash_one((payer, sequence));
+                let users = by_sequence.entry(
+                    hash,
+                    |place| key(place) == (payer, sequence),
+                    |place| hasher.hash_one(key(place)),
+                );
+                users.or_insert(place);
+                place
+            }
+        };
+        &mut entries[place as usize]
+    }
+
+    /// Strikes a payment out, if it waits at `arrival`.
+    fn strike(&mut self, id: &TransactionId, arrival: u64) {
+        let Self { entries, free, by_id, by_sequence, hasher } = self;
+        let is_it = |place: &u32| entries[*place as usize].id == *id && entries[*place as usize].arrival == arrival;
+        let Ok(slot) = by_id.find_entry(hasher.hash_one(id), is_it) else { return };
+        let (place, _) = slot.remove();
+        let Entry { payer, sequence, .. } = entries[place as usize];
+        if let Ok(slot) = by_sequence.find_entry(hasher.hash_one((payer, sequence)), |user| *user == place) {
+            slot.remove();
+        }
+        free.push(place);
     }
 }
 
