@@ -18,8 +18,8 @@ pub struct Account {
     /// The lowest token held; a zero balance means that none is.
     first_balance: Balance,
     first_token: TokenId,
-    /// The block execution that touched it last, so that its undo entry is taken once. Not part of its value.
-    pub(crate) touched: u32,
+    /// Which entry of which execution it has, if it has one ([`crate::execute`]). Not part of its value.
+    pub(crate) mark: u32,
     /// Further holdings by rising token, none zero. Boxed twice, so that the usual account spends 8 bytes on it.
     #[allow(clippy::box_collection)]
     further: Option<Box<Vec<(TokenId, Balance)>>>,
@@ -41,7 +41,7 @@ impl Account {
             window: Window::default(),
             first_balance: Balance::ZERO,
             first_token: TokenId(0),
-            touched: 0,
+            mark: 0,
             further: None,
         }
     }

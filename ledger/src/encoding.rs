@@ -64,6 +64,11 @@ impl Encoder {
         self
     }
 
+    /// Drops what was written and keeps the room for it.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }

@@ -7,14 +7,16 @@
 
 use std::collections::BTreeMap;
 
+use crate::account::Account;
 use crate::amount::{Amount, Balance, TokenId};
 use crate::batch::VerifiedBatch;
 use crate::genesis::Rules;
 use crate::hash::{ReceiptsRoot, StateRoot};
 use crate::identity::AccountId;
+use crate::merkle::Frontier;
 use crate::payment::{KNOWN_FLAGS, Payment};
-use crate::receipt::{Outcome, Receipt, Rejection, receipts_root};
-use crate::state::{Place, State};
+use crate::receipt::{Outcome, Receipt, Rejection};
+use crate::state::{BucketHasher, Place, State};
 use crate::undo::Undo;
 
 /// What executing a block gave.
@@ -35,17 +37,9 @@ pub struct Executed {
 /// # Panics
 /// If a token's sum changed: money was made or lost, and nothing may be built on that.
 pub fn execute(state: &mut State, rules: &Rules, slot_time_ms: u64, batches: &[VerifiedBatch]) -> Executed {
-    let payments = batches.iter().map(|batch| batch.payments().len()).sum();
-    let mut block = Execution::begin(state, rules, slot_time_ms, payments);
-    for (number, batch) in batches.iter().enumerate() {
-        for (position, (payment, id)) in batch.payments().iter().zip(batch.ids()).enumerate() {
-            if let Some(outcome) = block.payment(payment) {
-                let receipt = Receipt { batch: number as u32, position: position as u16, id: *id, outcome };
-                block.receipts.push(receipt);
-            }
-        }
-    }
-    block.finish(payments as u64)
+    let mut execution = Execution::begin(state, slot_time_ms);
+    batches.iter().for_each(|batch| execution.batch(state, rules, batch));
+    execution.finish(state)
 }
 
 /// Takes back the last block that was executed on `state` and returns the root before it.
@@ -79,105 +73,213 @@ pub enum Validity {
     TooFar,
 }
 
-struct Execution<'a> {
-    state: &'a mut State,
-    rules: &'a Rules,
+/// A block's execution, which may go on over many calls. The accounts that it changes stand beside the state, which changes
+/// only when the execution is finished; dropping it takes nothing back.
+///
+/// A state has one at a time: beginning another ends it, and so does changing the state.
+#[derive(Debug)]
+pub struct Execution {
     slot_time_ms: u64,
+    /// The mark of the first account in `accounts`; the others' follow.
+    first_mark: u32,
+    /// Accounts that were touched, as they are now.
+    accounts: Vec<Account>,
+    places: Vec<Place>,
+    /// Which of them changed since their bucket was hashed, and those once more, each once.
+    is_stale: Vec<bool>,
+    stale: Vec<u32>,
+    /// Buckets and their hashes; the last of a bucket counts.
+    buckets: Vec<(u32, [u8; 32])>,
+    hasher: BucketHasher,
     receipts: Vec<Receipt>,
-    touched: Vec<Place>,
-    undo: Undo,
+    receipts_tree: Frontier,
+    applied: u64,
+    batches: u32,
+    payments: u64,
 }
 
-impl<'a> Execution<'a> {
-    fn begin(state: &'a mut State, rules: &'a Rules, slot_time_ms: u64, payments: usize) -> Self {
-        state.epoch = state.epoch.checked_add(1).expect("a process executes fewer than 2^32 blocks");
+impl Execution {
+    /// Begins to execute a block at `slot_time_ms` (Unix milliseconds) on `state`.
+    pub fn begin(state: &mut State, slot_time_ms: u64) -> Self {
         Self {
-            state,
-            rules,
             slot_time_ms,
-            receipts: Vec::with_capacity(payments),
-            touched: Vec::with_capacity(payments),
-            undo: Undo { accounts: Vec::with_capacity(payments) },
+            first_mark: state.begin_run(),
+            accounts: Vec::new(),
+            places: Vec::new(),
+            is_stale: Vec::new(),
+            stale: Vec::new(),
+            buckets: Vec::new(),
+            hasher: BucketHasher::default(),
+            receipts: Vec::new(),
+            receipts_tree: Frontier::default(),
+            applied: 0,
+            batches: 0,
+            payments: 0,
+        }
+    }
+
+    /// Executes the block's next batch.
+    ///
+    /// # Panics
+    /// If the state changed since the execution began.
+    pub fn batch(&mut self, state: &mut State, rules: &Rules, batch: &VerifiedBatch) {
+        state.assert_running(self.first_mark);
+        // All lookups first: none waits for another, so the processor waits for many accounts at once.
+        let sides: Vec<Sides> =
+            batch.payments().iter().scan(None, |last, payment| Some(sides(state, payment, last))).collect();
+        for (position, (payment, id)) in batch.payments().iter().zip(batch.ids()).enumerate() {
+            if let Some(outcome) = self.payment(state, rules, payment, sides[position]) {
+                let receipt = Receipt { batch: self.batches, position: position as u16, id: *id, outcome };
+                self.receipts_tree.push(receipt.leaf_hash());
+                self.receipts.push(receipt);
+                self.applied += u64::from(outcome == Outcome::Applied);
+            }
+        }
+        self.hash_stale(state);
+        self.batches += 1;
+        self.payments += batch.payments().len() as u64;
+    }
+
+    /// Ends the block: the state becomes what its payments made of it.
+    ///
+    /// # Panics
+    /// If the state changed since the execution began, or a token's sum changed.
+    pub fn finish(mut self, state: &mut State) -> Executed {
+        state.assert_running(self.first_mark);
+        self.assert_conservation(state);
+        for (place, account) in self.places.iter().zip(&mut self.accounts) {
+            std::mem::swap(state.at_mut(*place), account);
+        }
+        let used = self.receipts.len() as u64;
+        Executed {
+            state_root: state.commit_hashed(&self.buckets),
+            receipts_root: ReceiptsRoot(self.receipts_tree.root()),
+            receipts: self.receipts,
+            applied: self.applied,
+            rejected: used - self.applied,
+            skipped: self.payments - used,
+            undo: Undo { accounts: self.accounts },
         }
     }
 
     /// `None` if the payment is skipped.
-    fn payment(&mut self, payment: &Payment) -> Option<Outcome> {
-        if payment.network() != self.rules.network
-            || validity(payment, self.rules, self.slot_time_ms) != Validity::Valid
-        {
+    fn payment(&mut self, state: &mut State, rules: &Rules, payment: &Payment, sides: Sides) -> Option<Outcome> {
+        if payment.network() != rules.network || validity(payment, rules, self.slot_time_ms) != Validity::Valid {
             return None;
         }
-        let from = self.state.find(&payment.from())?;
-        self.state.at(from).window().check(payment.sequence()).ok()?;
-        self.touch(from);
-        self.state.at_mut(from).window_mut().use_up(payment.sequence()).ok()?;
-        Some(match self.transfer(from, payment) {
+        let from = sides.from?;
+        self.account(state, from).window().check(payment.sequence()).ok()?;
+        let payer = self.touch(state, from);
+        self.accounts[payer].window_mut().use_up(payment.sequence()).ok()?;
+        Some(match self.transfer(state, rules, payer, payment, sides.to) {
             Ok(()) => Outcome::Applied,
             Err(rejection) => Outcome::Rejected(rejection),
         })
     }
 
     /// Checks first; then writes both sides or neither.
-    fn transfer(&mut self, from: Place, payment: &Payment) -> Result<(), Rejection> {
+    fn transfer(
+        &mut self,
+        state: &mut State,
+        rules: &Rules,
+        payer: usize,
+        payment: &Payment,
+        to: Option<Place>,
+    ) -> Result<(), Rejection> {
         let (token, amount) = (payment.token(), payment.amount());
-        let issuer = *check_fields(payment, self.rules)?;
-        let to = self.state.find(&payment.to()).ok_or(Rejection::UnknownReceiver)?;
-        let paid = debit(self.state.at(from).balance(token), amount, payment.from() == issuer)?;
-        let received = self.state.at(to).balance(token).checked_add(amount).ok_or(Rejection::HoldingsFull)?;
-        self.touch(to);
-        let before = self.state.at(from).balance(token);
-        if !self.state.at_mut(from).set_balance(token, paid) {
+        let issuer = *check_fields(payment, rules)?;
+        let to = to.ok_or(Rejection::UnknownReceiver)?;
+        let before = self.accounts[payer].balance(token);
+        let paid = debit(before, amount, payment.from() == issuer)?;
+        let received = self.account(state, to).balance(token).checked_add(amount).ok_or(Rejection::HoldingsFull)?;
+        let receiver = self.touch(state, to);
+        if !self.accounts[payer].set_balance(token, paid) {
             return Err(Rejection::HoldingsFull);
         }
-        if !self.state.at_mut(to).set_balance(token, received) {
-            assert!(self.state.at_mut(from).set_balance(token, before), "the payer's holding goes back to its place");
+        if !self.accounts[receiver].set_balance(token, received) {
+            assert!(self.accounts[payer].set_balance(token, before), "the payer's holding goes back to its place");
             return Err(Rejection::HoldingsFull);
         }
         Ok(())
     }
 
-    /// Keeps the account as it was before this block, once.
-    fn touch(&mut self, place: Place) {
-        if self.state.at(place).touched != self.state.epoch {
-            self.undo.accounts.push(self.state.at(place).clone());
-            self.touched.push(place);
-            let epoch = self.state.epoch;
-            self.state.at_mut(place).touched = epoch;
-            self.state.mark(place);
-        }
+    /// Where an account that this execution touched stands in its list.
+    fn touched(&self, state: &State, place: Place) -> Option<usize> {
+        state.at(place).mark.checked_sub(self.first_mark).map(|index| index as usize)
     }
 
-    fn finish(self, payments: u64) -> Executed {
-        self.assert_conservation();
-        let receipts_root = receipts_root(&self.receipts);
-        let applied = self.receipts.iter().filter(|receipt| receipt.outcome == Outcome::Applied).count() as u64;
-        let used = self.receipts.len() as u64;
-        Executed {
-            state_root: self.state.commit(),
-            receipts_root,
-            receipts: self.receipts,
-            applied,
-            rejected: used - applied,
-            skipped: payments - used,
-            undo: self.undo,
+    /// An account as it is now.
+    fn account<'a>(&'a self, state: &'a State, place: Place) -> &'a Account {
+        self.touched(state, place).map_or_else(|| state.at(place), |index| &self.accounts[index])
+    }
+
+    /// Takes an account that is about to change into the list, once. Returns where it stands there.
+    fn touch(&mut self, state: &mut State, place: Place) -> usize {
+        let index = self.touched(state, place).unwrap_or_else(|| {
+            self.accounts.push(state.at(place).clone());
+            self.places.push(place);
+            self.is_stale.push(false);
+            state.mark(place);
+            self.accounts.len() - 1
+        });
+        if !std::mem::replace(&mut self.is_stale[index], true) {
+            self.stale.push(index as u32);
         }
+        index
+    }
+
+    /// Hashes the buckets of what changed since the last time.
+    fn hash_stale(&mut self, state: &State) {
+        let mut hasher = std::mem::take(&mut self.hasher);
+        for index in std::mem::take(&mut self.stale) {
+            let index = index as usize;
+            // A neighbour in the bucket was hashed with it.
+            if !std::mem::replace(&mut self.is_stale[index], false) {
+                continue;
+            }
+            let bucket = self.places[index].bucket;
+            let entries = 0..state.bucket(bucket).len() as u16;
+            for place in entries.clone().map(|entry| Place { bucket, entry }) {
+                if let Some(neighbour) = self.touched(state, place) {
+                    self.is_stale[neighbour] = false;
+                }
+            }
+            let accounts = entries.map(|entry| self.account(state, Place { bucket, entry }));
+            self.buckets.push((bucket, hasher.hash(accounts)));
+        }
+        self.hasher = hasher;
     }
 
     /// Every token's sum over the touched accounts is what it was before: counted anew, not taken from the transfers.
-    fn assert_conservation(&self) {
+    fn assert_conservation(&self, state: &State) {
         let mut deltas: BTreeMap<TokenId, i128> = BTreeMap::new();
-        for (place, before) in self.touched.iter().zip(&self.undo.accounts) {
-            for (token, balance) in self.state.at(*place).holdings() {
+        for (place, after) in self.places.iter().zip(&self.accounts) {
+            for (token, balance) in after.holdings() {
                 *deltas.entry(token).or_default() += balance.units();
             }
-            for (token, balance) in before.holdings() {
+            for (token, balance) in state.at(*place).holdings() {
                 *deltas.entry(token).or_default() -= balance.units();
             }
         }
         let broken: Vec<_> = deltas.iter().filter(|(_, delta)| **delta != 0).collect();
         assert!(broken.is_empty(), "conservation: token sums changed by {broken:?}");
     }
+}
+
+/// Where the two sides of a payment stand, if there are such accounts.
+#[derive(Debug, Clone, Copy)]
+struct Sides {
+    from: Option<Place>,
+    to: Option<Place>,
+}
+
+/// Looks both sides up; `last` is the receiver of the payment before, which is often this one's.
+fn sides(state: &State, payment: &Payment, last: &mut Option<(AccountId, Option<Place>)>) -> Sides {
+    let to = match last {
+        Some((receiver, place)) if *receiver == payment.to() => *place,
+        _ => last.insert((payment.to(), state.find(&payment.to()))).1,
+    };
+    Sides { from: state.find(&payment.from()), to }
 }
 
 /// The checks that need no account but the token's issuer, whom it returns.

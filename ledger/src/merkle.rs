@@ -54,6 +54,33 @@ fn level_above(level: &[[u8; 32]]) -> Vec<[u8; 32]> {
         .collect()
 }
 
+/// The root of a list that grows leaf by leaf: the tops of its complete subtrees, the largest first, and nothing else.
+#[derive(Debug, Clone, Default)]
+pub struct Frontier {
+    count: u64,
+    tops: Vec<[u8; 32]>,
+}
+
+impl Frontier {
+    /// Adds a leaf's hash behind the others.
+    pub fn push(&mut self, leaf: [u8; 32]) {
+        let mut top = leaf;
+        // Each trailing one bit of the count is a subtree that this leaf completes the twin of.
+        for _ in 0..self.count.trailing_ones() {
+            let left = self.tops.pop().expect("there is a subtree for each one bit of the count");
+            top = node_hash(&left, &top);
+        }
+        self.tops.push(top);
+        self.count += 1;
+    }
+
+    /// What [`root`] is of all leaves so far.
+    pub fn root(&self) -> [u8; 32] {
+        let top = self.tops.iter().rev().copied().reduce(|right, left| node_hash(&left, &right));
+        root_hash(self.count, &top.unwrap_or([0; 32]))
+    }
+}
+
 /// The siblings of leaf `index` from the bottom up; `None` if there is no such leaf.
 pub fn path(leaves: &[[u8; 32]], index: usize) -> Option<Vec<[u8; 32]>> {
     if index >= leaves.len() {
@@ -110,6 +137,15 @@ mod tests {
                 }
                 assert!(!verify(&root, count as u64 + 1, index as u64, &leaves[index], &path));
             }
+        }
+    }
+
+    #[test]
+    fn a_frontier_has_the_root_of_the_list() {
+        let (leaves, mut frontier) = (leaves(70), Frontier::default());
+        for count in 0..leaves.len() {
+            assert_eq!(frontier.root(), root(&leaves[..count]), "{count} leaves");
+            frontier.push(leaves[count]);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What became of an executed payment. Every payment that used a sequence leaves one receipt, applied or rejected.
 
-use crate::encoding::{DecodeError, Decoder, Encoder};
+use crate::encoding::{DecodeError, Decoder};
 use crate::hash::{ReceiptsRoot, TransactionId};
 use crate::merkle;
 
@@ -89,10 +89,13 @@ pub const RECEIPT_BYTES: usize = 4 + 2 + 32 + 1;
 
 impl Receipt {
     /// The canonical bytes: batch u32, position u16, id 32, outcome u8.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut encoder = Encoder::with_capacity(RECEIPT_BYTES);
-        encoder.u32(self.batch).u16(self.position).raw(&self.id.0).u8(self.outcome.to_byte());
-        encoder.finish()
+    pub fn to_bytes(&self) -> [u8; RECEIPT_BYTES] {
+        let mut bytes = [0; RECEIPT_BYTES];
+        bytes[..4].copy_from_slice(&self.batch.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.position.to_le_bytes());
+        bytes[6..38].copy_from_slice(&self.id.0);
+        bytes[38] = self.outcome.to_byte();
+        bytes
     }
 
     /// Parses canonical bytes.

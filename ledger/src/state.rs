@@ -14,6 +14,7 @@ use crate::hash::{StateRoot, TreeDomain, hash_parts};
 use crate::identity::AccountId;
 use crate::merkle;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// The least and greatest depth that genesis may choose.
 pub const DEPTH_MIN: u32 = 4;
@@ -43,15 +44,17 @@ pub struct State {
     nodes: Vec<[u8; 32]>,
     accounts: u64,
     marked: Vec<u32>,
-    /// Counts executions, so that an account knows whether this one touched it.
-    pub(crate) epoch: u32,
+    /// The mark that an account gets next. 0 is never given, so it means that no execution touched an account.
+    next_mark: u32,
+    /// The first mark of the running execution; `None` if the state changed since that began.
+    run: Option<u32>,
 }
 
 /// Where an account stands: found once, used many times within an execution (nothing moves while none is opened).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
-    bucket: u32,
-    entry: u16,
+    pub(crate) bucket: u32,
+    pub(crate) entry: u16,
 }
 
 /// The key of an account in the tree.
@@ -64,6 +67,26 @@ pub fn content_hash(account: &Account) -> [u8; 32] {
     let mut encoder = Encoder::with_capacity(64);
     account.encode_content(&mut encoder);
     CONTENT_DOMAIN.hash(encoder.as_bytes())
+}
+
+/// Hashes buckets, again and again in the same memory.
+#[derive(Debug, Default)]
+pub(crate) struct BucketHasher {
+    entries: Encoder,
+    content: Encoder,
+}
+
+impl BucketHasher {
+    /// As [`bucket_hash`], of accounts by rising key.
+    pub(crate) fn hash<'a>(&mut self, accounts: impl Iterator<Item = &'a Account>) -> [u8; 32] {
+        self.entries.clear();
+        for account in accounts {
+            self.content.clear();
+            account.encode_content(&mut self.content);
+            self.entries.raw(&account_key(&account.id())).raw(&CONTENT_DOMAIN.hash(self.content.as_bytes()));
+        }
+        BUCKET_DOMAIN.hash(self.entries.as_bytes())
+    }
 }
 
 /// The hash of a bucket from the keys and content hashes of its entries, by rising key: 64 bytes of each, so that the
@@ -102,7 +125,15 @@ impl State {
             nodes[start..2 * start].fill(hash);
             hash = merkle::node_hash(&hash, &hash);
         }
-        Self { depth, buckets: vec![Vec::new(); width], nodes, accounts: 0, marked: Vec::new(), epoch: 0 }
+        Self {
+            depth,
+            buckets: vec![Vec::new(); width],
+            nodes,
+            accounts: 0,
+            marked: Vec::new(),
+            next_mark: 1,
+            run: None,
+        }
     }
 
     pub fn depth(&self) -> u32 {
@@ -142,8 +173,10 @@ impl State {
         let place = entries.partition_point(|entry| account_key(&entry.id()) < key);
         entries.reserve_exact(1);
         entries.insert(place, account);
+        entries[place].mark = 0;
         self.accounts += 1;
         self.marked.push(bucket);
+        self.run = None;
         Ok(())
     }
 
@@ -153,7 +186,35 @@ impl State {
         let Some(place) = self.find(&account.id()) else { return false };
         self.marked.push(place.bucket);
         *self.at_mut(place) = account;
+        self.at_mut(place).mark = 0;
+        self.run = None;
         true
+    }
+
+    /// Begins an execution: its accounts get marks from the returned one on. Executions begun before it are over.
+    pub(crate) fn begin_run(&mut self) -> u32 {
+        // One execution touches far fewer accounts than half of all marks.
+        if self.next_mark > u32::MAX / 2 {
+            self.buckets.iter_mut().flatten().for_each(|account| account.mark = 0);
+            self.next_mark = 1;
+        }
+        self.run = Some(self.next_mark);
+        self.next_mark
+    }
+
+    /// Asserts that the execution whose first mark this is may go on.
+    ///
+    /// # Panics
+    /// If the state changed since it began, or another one began.
+    pub(crate) fn assert_running(&self, first: u32) {
+        assert_eq!(self.run, Some(first), "the state changed beside an execution that goes on");
+    }
+
+    /// Gives an account its mark in the running execution.
+    pub(crate) fn mark(&mut self, place: Place) {
+        let mark = self.next_mark;
+        self.next_mark = mark.checked_add(1).expect("an execution touches fewer than 2^31 accounts");
+        self.at_mut(place).mark = mark;
     }
 
     pub(crate) fn find(&self, id: &AccountId) -> Option<Place> {
@@ -170,19 +231,29 @@ impl State {
         &mut self.buckets[place.bucket as usize][usize::from(place.entry)]
     }
 
-    pub(crate) fn mark(&mut self, place: Place) {
-        self.marked.push(place.bucket);
-    }
-
     /// Rehashes what changed and returns the root.
     pub fn commit(&mut self) -> StateRoot {
+        self.commit_hashed(&[])
+    }
+
+    /// As [`Self::commit`], for an execution that hashed the buckets which it changed; of two hashes of one bucket the later
+    /// one counts.
+    pub(crate) fn commit_hashed(&mut self, hashed: &[(u32, [u8; 32])]) -> StateRoot {
+        self.run = None;
+        let width = 1usize << self.depth;
+        for (bucket, hash) in hashed {
+            self.nodes[width + *bucket as usize] = *hash;
+        }
         let mut level = std::mem::take(&mut self.marked);
         level.sort_unstable();
         level.dedup();
-        let width = 1usize << self.depth;
+        let mut hasher = BucketHasher::default();
         for bucket in &level {
-            self.nodes[width + *bucket as usize] = self.hash_of_bucket(*bucket);
+            self.nodes[width + *bucket as usize] = hasher.hash(self.buckets[*bucket as usize].iter());
         }
+        level.extend(hashed.iter().map(|(bucket, _)| *bucket));
+        level.sort_unstable();
+        level.dedup();
         let mut start = width;
         while start > 1 {
             start /= 2;
@@ -213,10 +284,6 @@ impl State {
         &self.nodes[node as usize]
     }
 
-    fn hash_of_bucket(&self, bucket: u32) -> [u8; 32] {
-        bucket_hash(&self.bucket_entries(bucket))
-    }
-
     /// Keys and content hashes of a bucket's entries, as its hash covers them.
     pub fn bucket_entries(&self, bucket: u32) -> Vec<([u8; 32], [u8; 32])> {
         let entries = &self.buckets[bucket as usize];
@@ -234,14 +301,42 @@ impl State {
         siblings
     }
 
+    /// How many buckets there are.
+    pub fn buckets(&self) -> u64 {
+        1 << self.depth
+    }
+
     /// The sum of all balances of each token that anyone holds. Every one of them must be zero.
     pub fn token_sums(&self) -> BTreeMap<TokenId, i128> {
         let mut sums = BTreeMap::new();
-        for (token, balance) in self.accounts().flat_map(Account::holdings) {
-            let sum = sums.entry(token).or_insert(0i128);
-            *sum = sum.checked_add(balance.units()).expect("2^64 accounts of 2^63 units fit an i128");
-        }
+        self.add_token_sums(0..self.buckets(), &mut sums);
         sums
+    }
+
+    /// Adds to `sums` what the accounts in these buckets hold of each token.
+    pub fn add_token_sums(&self, buckets: Range<u64>, sums: &mut BTreeMap<TokenId, i128>) {
+        let range = buckets.start as usize..buckets.end.min(self.buckets()) as usize;
+        let mut add = |token, units| {
+            let sum = sums.entry(token).or_insert(0i128);
+            *sum = sum.checked_add(units).expect("2^64 accounts of 2^63 units fit an i128");
+        };
+        // Of neighbours that hold the same token one entry is made.
+        let mut run: Option<(TokenId, i128)> = None;
+        for (token, balance) in self.buckets[range].iter().flatten().flat_map(Account::holdings) {
+            match &mut run {
+                Some((of, units)) if *of == token => {
+                    *units = units.checked_add(balance.units()).expect("2^64 accounts of 2^63 units fit an i128");
+                }
+                _ => {
+                    if let Some((of, units)) = run.replace((token, balance.units())) {
+                        add(of, units);
+                    }
+                }
+            }
+        }
+        if let Some((token, units)) = run {
+            add(token, units);
+        }
     }
 }
 
