@@ -9,24 +9,28 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
-use zeni_ledger::execute::{Executed, execute, undo};
+use zeni_ledger::execute::{Executed, undo};
 use zeni_ledger::window::WINDOW_WIDTH;
-use zeni_ledger::{
-    Account, AccountId, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, Sequence, State,
-};
+use zeni_ledger::{Account, BatchDigest, Block, BlockHeader, BlockId, FinalBlock, Genesis, GenesisId, Sequence, State};
 use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
 
+use crate::ahead::Ahead;
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
 use crate::effect::HaltReason;
+use crate::gathering::Gathering;
 use crate::mutation::{Mutant, Mutation};
 use crate::schedule::Schedule;
 use crate::tree::{Node, Tree, Validity};
 use crate::windows::FinalWindows;
 
-/// Payments that one [`Chain::advance`] executes, or accounts that it takes back, before it returns, in a node: so one that
-/// catches up goes on hearing its peers.
-pub const STEP_PAYMENTS_MAX: u64 = 200_000;
+/// Payments that one [`Chain::advance`] executes, or accounts that it takes back, before it returns, in a node (some tens of
+/// milliseconds): so one that catches up, or executes a large block, goes on hearing its peers and clients. The last batch
+/// and the last block taken back may exceed it.
+pub const STEP_PAYMENTS_MAX: u64 = 16_384;
+/// Accounts in undo records that a node keeps in memory for the next checkpoint (88 bytes each), at most, beyond the records
+/// that are kept anyway.
+pub const UNDO_ACCOUNTS_KEPT: usize = 2 << 20;
 /// Accounts whose windows at the last final block are gathered in one step.
 const GATHERED_ACCOUNTS_MAX: usize = 200_000;
 /// Undo records kept in memory besides those of the running step.
@@ -65,6 +69,15 @@ impl ChainChange {
     }
 }
 
+/// What came of executing a block.
+enum Tried {
+    Applied(Box<Applied>),
+    /// The step's budget is spent.
+    Unfinished,
+    /// It does not give its roots; the state is as before.
+    Invalid,
+}
+
 /// Why a block's header is refused, whatever its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
@@ -98,15 +111,37 @@ pub struct Chain {
     /// The block that a quorum prevoted for last in the decision that is open.
     preferred: Option<BlockId>,
     final_windows: FinalWindows,
+    /// A block on the head that is executed in part, in whole, or before it is there. The state is not changed by it.
+    ahead: Option<Ahead>,
+    /// The checkpoint that is being gathered.
+    gathering: Option<Gathering>,
+    /// Of each canonical block behind the checkpoint, how many accounts it touched.
+    unchecked_accounts: BTreeMap<u64, u64>,
     /// Batches of blocks adopted since the last [`Self::release_executed`].
     executed_batches: Vec<BatchDigest>,
-    step_payments_max: u64,
+    bounds: Bounds,
     mutation: Mutation,
+}
+
+/// How much a chain does at once, and how much it keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Payments that one step executes, or accounts that it takes back, before peers and clients are heard again; at least
+    /// 1.
+    pub step_payments_max: u64,
+    /// Accounts in undo records that are kept in memory for the next checkpoint.
+    pub undo_accounts_kept: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { step_payments_max: STEP_PAYMENTS_MAX, undo_accounts_kept: UNDO_ACCOUNTS_KEPT }
+    }
 }
 
 impl Chain {
     /// A chain at genesis.
-    pub fn new(genesis: Arc<Genesis>, state: State, mutation: Mutation, step_payments_max: u64) -> Self {
+    pub fn new(genesis: Arc<Genesis>, state: State, mutation: Mutation, bounds: Bounds) -> Self {
         let root = genesis.block_id();
         Self {
             genesis_id: genesis.id(),
@@ -120,8 +155,11 @@ impl Chain {
             root: FinalBlock { id: root, height: 0 },
             preferred: None,
             final_windows: FinalWindows::default(),
+            ahead: None,
+            gathering: None,
+            unchecked_accounts: BTreeMap::new(),
             executed_batches: Vec::new(),
-            step_payments_max,
+            bounds,
             genesis,
             mutation,
         }
@@ -274,21 +312,27 @@ impl Chain {
             let branch = self.tree.branch_to(goal);
             let first = *branch.first().expect("a better head stands beside the canonical chain");
             let fork = self.tree.expect(&first).parent;
-            while self.head() != fork && spent < self.step_payments_max {
+            while self.head() != fork && spent < self.bounds.step_payments_max {
                 spent += self.retreat(&mut change, archive)?;
             }
             for id in branch {
-                if spent >= self.step_payments_max {
+                if spent >= self.bounds.step_payments_max {
                     change.unfinished = true;
                     self.settle(&mut change);
                     return Ok(change);
                 }
-                let Some(applied) = self.try_block(id, batches, archive)? else {
-                    change.invalid.push(id);
-                    break;
-                };
-                spent += applied.batches.iter().map(|batch| batch.payments().len() as u64).sum::<u64>() + 1;
-                change.applied.push(applied);
+                match self.try_block(id, batches, archive, &mut spent)? {
+                    Tried::Applied(applied) => change.applied.push(*applied),
+                    Tried::Unfinished => {
+                        change.unfinished = true;
+                        self.settle(&mut change);
+                        return Ok(change);
+                    }
+                    Tried::Invalid => {
+                        change.invalid.push(id);
+                        break;
+                    }
+                }
             }
         }
         self.settle(&mut change);
@@ -318,8 +362,12 @@ impl Chain {
         let id = self.head();
         let is_final = id == self.root.id && !self.mutation.is(Mutant::IgnoreFinality);
         assert!(!is_final, "a final block is never taken back");
+        self.ahead = None;
         let record = self.undo_record(&id, archive)?;
         self.final_windows.retreat(self.head_node().height, &record);
+        if let Some(gathering) = &mut self.gathering {
+            gathering.taken_back();
+        }
         if !self.mutation.is(Mutant::SkipUndo) {
             if self.mutation.is(Mutant::UndoTooShort) {
                 let kept = record.accounts.len().saturating_sub(1);
@@ -361,20 +409,24 @@ impl Chain {
         }
     }
 
-    /// Executes a child of the head; `None`, and the state as before, if it does not give its roots.
+    /// Executes a child of the head, as far as the budget goes, and adds to `spent` what it cost.
     fn try_block(
         &mut self,
         id: BlockId,
         batches: &mut BatchIndex,
         archive: &dyn Archive,
-    ) -> Result<Option<Applied>, HaltReason> {
+        spent: &mut u64,
+    ) -> Result<Tried, HaltReason> {
         let block = self.block(&id, archive)?.ok_or_else(|| lost_block(&id))?;
         if self.lists_twice(&block.header, &block.digests) {
             self.tree.invalidate(id);
-            return Ok(None);
+            return Ok(Tried::Invalid);
         }
-        let listed = self.load(&block.digests, batches, archive)?;
-        let executed = self.execute(block.header.slot, &listed);
+        let (slot, most) = (block.header.slot, self.bounds.step_payments_max);
+        if !self.execute_up_to(most, spent, slot, &block.digests, batches, archive)? {
+            return Ok(Tried::Unfinished);
+        }
+        let (listed, executed) = self.finish(slot, &block.digests, batches, archive)?;
         let header = &block.header;
         let receipts_hold =
             (header.receipts_root, header.receipts) == (executed.receipts_root, executed.receipts.len() as u32);
@@ -383,19 +435,84 @@ impl Chain {
         if !roots_hold && !self.mutation.is(Mutant::AdoptUnchecked) {
             undo(&mut self.state, &executed.undo);
             self.tree.invalidate(id);
-            return Ok(None);
+            return Ok(Tried::Invalid);
         }
-        Ok(Some(self.adopt(id, block, listed, executed, batches)))
+        *spent += 1;
+        Ok(Tried::Applied(Box::new(self.adopt(id, block, listed, executed, batches))))
     }
 
-    /// Executes what a block at `slot` lists on top of the head.
-    fn execute(&mut self, slot: u64, listed: &[VerifiedBatch]) -> Executed {
-        let (rules, slot_time_ms) = (&self.genesis.rules, self.genesis.slot_time_ms(slot));
+    /// Executes batches of a block at `slot` on the head, as long as less than `most` is spent; goes on where an earlier call
+    /// for the same batches ended. True if all of them are executed now.
+    fn execute_up_to(
+        &mut self,
+        most: u64,
+        spent: &mut u64,
+        slot: u64,
+        digests: &[BatchDigest],
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<bool, HaltReason> {
+        let head = self.head();
+        let begun = self.ahead.take().filter(|ahead| ahead.is_on(head, slot) && digests.starts_with(ahead.digests()));
+        let slot_time_ms = self.genesis.slot_time_ms(slot);
+        let mut ahead = begun.unwrap_or_else(|| Ahead::begin(&mut self.state, head, slot, slot_time_ms));
+        let rest = digests[ahead.digests().len()..].iter();
+        let mut done = true;
+        for digest in rest {
+            if *spent >= most {
+                done = false;
+                break;
+            }
+            let batch = batches.load(digest, archive)?;
+            *spent += batch.payments().len() as u64 + 1;
+            ahead.execute(&mut self.state, &self.genesis.rules, batch);
+        }
+        self.ahead = Some(ahead);
+        Ok(done)
+    }
+
+    /// Executes what is left of a block's batches, and makes the state what they leave.
+    fn finish(
+        &mut self,
+        slot: u64,
+        digests: &[BatchDigest],
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<(Vec<VerifiedBatch>, Executed), HaltReason> {
         #[cfg(feature = "mutants")]
         if self.mutation.is(Mutant::ReuseSequence) {
-            return crate::mutation::execute_anew(&mut self.state, rules, slot_time_ms, listed);
+            self.ahead = None;
+            let listed: Vec<_> =
+                digests.iter().map(|digest| batches.load(digest, archive)).collect::<Result<_, _>>()?;
+            let slot_time_ms = self.genesis.slot_time_ms(slot);
+            let rules = &self.genesis.rules;
+            let executed = crate::mutation::execute_anew(&mut self.state, rules, slot_time_ms, &listed);
+            return Ok((listed, executed));
         }
-        execute(&mut self.state, rules, slot_time_ms, listed)
+        self.execute_up_to(u64::MAX, &mut 0, slot, digests, batches, archive)?;
+        let ahead = self.ahead.take().expect("it was begun just now");
+        Ok(ahead.finish(&mut self.state))
+    }
+
+    /// What is executed already of a block at `slot` on the head.
+    pub fn executed_ahead(&self, slot: u64) -> Option<&Ahead> {
+        self.ahead.as_ref().filter(|ahead| ahead.is_on(self.head(), slot))
+    }
+
+    /// Executes these batches ahead of a block at `slot` on the head, about `most` payments of them more than are executed
+    /// already. What else was executed ahead is dropped.
+    ///
+    /// # Errors
+    /// A batch that is stored and cannot be read.
+    pub fn execute_ahead(
+        &mut self,
+        most: u64,
+        slot: u64,
+        digests: &[BatchDigest],
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<(), HaltReason> {
+        self.execute_up_to(most, &mut 0, slot, digests, batches, archive).map(|_| ())
     }
 
     /// Whether a digest stands twice in the block, or in it and in a recent ancestor. Older ones hold nothing that is
@@ -415,15 +532,6 @@ impl Chain {
         u64::from(self.genesis.rules.validity_max_s) * 1_000 / self.genesis.block_interval_ms + 1
     }
 
-    fn load(
-        &self,
-        digests: &[BatchDigest],
-        batches: &BatchIndex,
-        archive: &dyn Archive,
-    ) -> Result<Vec<VerifiedBatch>, HaltReason> {
-        digests.iter().map(|digest| batches.load(digest, archive)).collect()
-    }
-
     /// Makes an executed child of the head canonical.
     fn adopt(
         &mut self,
@@ -439,6 +547,10 @@ impl Chain {
         }
         self.listed_by_slot.insert(block.header.slot, block.digests.clone());
         let undo = Arc::new(std::mem::take(&mut executed.undo));
+        if let Some(gathering) = &mut self.gathering {
+            gathering.executed(&undo);
+        }
+        self.unchecked_accounts.insert(block.header.height, undo.accounts.len() as u64);
         self.undos.insert(block.header.height, (id, undo.clone()));
         let fresh = self.tree.mark_stored(&id);
         self.tree.extend(id);
@@ -473,9 +585,16 @@ impl Chain {
         }
     }
 
+    /// Records behind the checkpoint stay as far as there is room: the next one needs them.
     fn trim_undos(&mut self) {
-        while self.undos.len() > UNDOS_KEPT {
-            self.undos.pop_first();
+        let checkpoint = self.tree.node(&self.checkpoint).map_or(0, |node| node.height);
+        let mut kept: usize = self.undos.values().map(|(_, record)| record.accounts.len()).sum();
+        while self.undos.len() > UNDOS_KEPT
+            && let Some(first) = self.undos.first_entry()
+            && (*first.key() <= checkpoint || kept > self.bounds.undo_accounts_kept)
+        {
+            kept -= first.get().1.accounts.len();
+            first.remove();
         }
     }
 
@@ -520,8 +639,7 @@ impl Chain {
     ) -> Result<Applied, HaltReason> {
         self.trim_undos();
         self.release_executed(batches);
-        let listed = self.load(&digests, batches, archive)?;
-        let executed = self.execute(slot, &listed);
+        let (listed, executed) = self.finish(slot, &digests, batches, archive)?;
         let rank = self.schedule.rank(slot, proposer).expect("the proposer is a validator");
         let header = BlockHeader {
             proposer,
@@ -582,35 +700,73 @@ impl Chain {
     }
 
     /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here
-    /// yet.
+    /// yet. Adds up all tokens.
     ///
     /// # Panics
     /// If a token's sum is not zero.
     pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        let FinalBlock { id: goal, height } = self.root;
-        if goal == self.checkpoint || !self.stands_on_root() {
+        self.begin_checkpoint(true, archive)?;
+        self.gather_checkpoint(u64::MAX, archive)
+    }
+
+    /// Begins to gather what brings the checkpoint to the last final block, unless that is being done, the checkpoint stands
+    /// there, or that block was not executed here yet. With `sums`, tokens are added up on the way.
+    pub fn begin_checkpoint(&mut self, sums: bool, archive: &dyn Archive) -> Result<(), HaltReason> {
+        let goal = self.root;
+        if self.gathering.is_some() || goal.id == self.checkpoint || !self.stands_on_root() {
+            return Ok(());
+        }
+        let blocks = self.path_between(self.checkpoint, goal.id);
+        let mut gathering = Gathering::new(self.checkpoint, goal, blocks, sums);
+        for height in goal.height + 1..=self.head_node().height {
+            let id = self.tree.canonical_at(height).expect("it is not above the head");
+            gathering.executed(&*self.undo_record(&id, archive)?);
+        }
+        self.gathering = Some(gathering);
+        Ok(())
+    }
+
+    /// Whether a checkpoint is being gathered.
+    pub fn is_gathering(&self) -> bool {
+        self.gathering.is_some()
+    }
+
+    /// Gathers about `most` accounts more for the checkpoint that was begun. What it needs, once that is complete.
+    ///
+    /// # Errors
+    /// If an undo record is not there.
+    ///
+    /// # Panics
+    /// If a token's sum is not zero.
+    pub fn gather_checkpoint(
+        &mut self,
+        most: u64,
+        archive: &dyn Archive,
+    ) -> Result<Option<CheckpointDelta>, HaltReason> {
+        let Some(mut gathering) = self.gathering.take() else { return Ok(None) };
+        let mut spent = 0;
+        while spent < most {
+            if let Some(id) = gathering.needs() {
+                gathering.give(self.undo_record(&id, archive)?);
+            }
+            match gathering.take(most - spent, &self.state) {
+                Some(cost) => spent = spent.saturating_add(cost),
+                None => break,
+            }
+        }
+        if spent >= most || !gathering.sum(most - spent, &self.state) {
+            self.gathering = Some(gathering);
             return Ok(None);
         }
-        let sums = self.state.token_sums();
-        assert!(sums.values().all(|sum| *sum == 0), "conservation: token sums are {sums:?}");
-        let from = self.checkpoint;
-        let mut touched: BTreeMap<AccountId, ()> = BTreeMap::new();
-        for id in self.path_between(from, goal) {
-            let record = self.undo_record(&id, archive)?;
-            touched.extend(record.accounts.iter().map(|account| (account.id(), ())));
-        }
-        let mut at_goal: HashMap<AccountId, Account> = HashMap::new();
-        let mut above = self.head();
-        while above != goal {
-            let record = self.undo_record(&above, archive)?;
-            let relevant = record.accounts.iter().filter(|account| touched.contains_key(&account.id()));
-            at_goal.extend(relevant.map(|account| (account.id(), account.clone())));
-            above = self.tree.expect(&above).parent;
-        }
-        let account_at_goal = |id: &AccountId| at_goal.get(id).or_else(|| self.state.account(id)).cloned();
-        let accounts = touched.keys().filter_map(account_at_goal).collect();
-        self.checkpoint = goal;
-        Ok(Some(CheckpointDelta { from, to: goal, height, accounts }))
+        self.checkpoint = gathering.goal().id;
+        self.unchecked_accounts = self.unchecked_accounts.split_off(&(gathering.goal().height + 1));
+        Ok(Some(gathering.finish()))
+    }
+
+    /// Accounts that final blocks behind the checkpoint touched, those that several did as often, as far as they were executed
+    /// since this process started.
+    pub fn accounts_behind_checkpoint(&self) -> u64 {
+        self.unchecked_accounts.range(..=self.root.height).map(|(_, accounts)| accounts).sum()
     }
 
     /// The blocks that lie between two blocks, on both sides of their common ancestor.

@@ -3,6 +3,7 @@
 //! Every step ends alike: cut the forming batch if it is due, follow fork choice, change mode, propose if it is this
 //! validator's turn, say hello, ask for what is missing, and name the next wake-up.
 
+mod draft;
 mod finality;
 mod gossip;
 mod propose;
@@ -15,9 +16,10 @@ use zeni_ledger::{
     BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, State, TransactionId, ValidatorIndex,
 };
 
+use crate::ahead::Draft;
 use crate::archive::{Archive, BatchMeta, CheckpointDelta, SafetyRecord};
 use crate::batches::{BatchIndex, ValidatorSet};
-use crate::chain::{Chain, ChainChange};
+use crate::chain::{Bounds, Chain, ChainChange};
 use crate::effect::{Effect, Event, HaltReason};
 use crate::finality::{EngineConfig, Guard, LogEntry};
 use crate::input::Input;
@@ -48,9 +50,8 @@ pub struct Config {
     pub nonce: u64,
     /// How long a starting node waits to hear from every validator before it takes part, in milliseconds.
     pub joining_ms: u64,
-    /// Payments that one step executes, or accounts that it takes back, before it hears its peers again; at least 1.
-    /// [`crate::chain::STEP_PAYMENTS_MAX`] where nothing speaks for another value.
-    pub step_payments_max: u64,
+    /// Where nothing speaks for others, the default ones.
+    pub bounds: Bounds,
 }
 
 /// What a process finds on its disk.
@@ -105,6 +106,12 @@ pub struct Core {
     behind_since: BTreeMap<ValidatorIndex, Offer>,
     /// Who may propose before this validator in the present slot.
     ahead: Vec<ValidatorIndex>,
+    /// Who may propose in the next slot, in that order.
+    next_order: Vec<ValidatorIndex>,
+    /// What each validator said of the block that it will propose.
+    drafts: BTreeMap<ValidatorIndex, Draft>,
+    /// When this validator looks again for what it can draft.
+    next_draft: Millis,
     mutation: Mutation,
 }
 
@@ -143,7 +150,7 @@ impl Core {
             last_signed_slot: if mutation.is(Mutant::SignTwice) { 0 } else { safety.last_signed_slot.max(signed) },
             ..safety
         });
-        let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.step_payments_max);
+        let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.bounds);
         let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let mode = if safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
         let mut replica = Replica::new(chain, batches, Some(config.me), mutation);
@@ -187,6 +194,9 @@ impl Core {
             slot: (0, 0),
             behind_since: BTreeMap::new(),
             ahead: Vec::new(),
+            next_order: Vec::new(),
+            drafts: BTreeMap::new(),
+            next_draft: now,
             mutation,
         };
         let mut first = vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)];
@@ -238,6 +248,7 @@ impl Core {
         }
         self.change_mode(now, out);
         self.propose_if_due(now, archive, out)?;
+        self.execute_ahead(now, archive, out)?;
         self.drive_finality(now, out)?;
         self.replica.drive(now, out);
         self.say_hello(now, out);
@@ -259,7 +270,9 @@ impl Core {
         let slot = self.genesis.slot_at(now.0);
         if slot != self.slot.0 {
             self.slot = (slot, self.replica.batches.last_arrival());
-            let order = self.replica.chain.schedule().order(slot);
+            let schedule = self.replica.chain.schedule();
+            let order = schedule.order(slot);
+            self.next_order = schedule.order(slot + 1);
             self.ahead = order.into_iter().take_while(|validator| *validator != self.config.me).collect();
         }
     }
@@ -281,9 +294,16 @@ impl Core {
     ) -> Result<(), HaltReason> {
         if let Some(change) = self.replica.advance(archive, out)? {
             self.update_pool(&change, archive)?;
-            self.next_status = now;
+            // Where a block is executed in part, nothing new is to be told.
+            let moved = !(change.applied.is_empty() && change.undone.is_empty() && change.invalid.is_empty());
+            if moved {
+                self.next_status = now;
+            }
             // What catches up with time comes nearer; a chain that grows by its newest block does not.
-            if self.mode == Mode::Syncing && self.slot.0 > self.replica.chain.head_node().slot + SLOTS_BEHIND_MIN {
+            if moved
+                && self.mode == Mode::Syncing
+                && self.slot.0 > self.replica.chain.head_node().slot + SLOTS_BEHIND_MIN
+            {
                 self.mode_since = now;
             }
         }
@@ -357,12 +377,42 @@ impl Core {
             self.replica.next_wake(),
             Some(self.next_pool_exchange),
             self.next_finality(now),
+            self.next_draft(now),
         ];
         candidates.into_iter().flatten().min().expect("there is always a next status").max(now + 1)
     }
 
-    /// What brings the last checkpoint to the last final block; `None` if it is there.
-    /// The shell hands it to storage; the next call starts from where this one ended.
+    /// Begins to gather what brings the last checkpoint to the last final block, unless that is being done or it is there.
+    /// With `sums`, all tokens are added up on the way. [`Self::gather_checkpoint`] does the work, in pieces.
+    pub fn begin_checkpoint(&mut self, sums: bool, archive: &dyn Archive) -> Result<(), HaltReason> {
+        self.replica.chain.begin_checkpoint(sums, archive)
+    }
+
+    /// Gathers about `most` accounts more for the checkpoint that was begun. What brings the last checkpoint to the block
+    /// that was the last final one when it was begun, once that is complete: the shell hands it to storage, and the next
+    /// checkpoint starts from there.
+    ///
+    /// # Panics
+    /// If a token's sum is not zero.
+    pub fn gather_checkpoint(
+        &mut self,
+        most: u64,
+        archive: &dyn Archive,
+    ) -> Result<Option<CheckpointDelta>, HaltReason> {
+        self.replica.chain.gather_checkpoint(most, archive)
+    }
+
+    /// Whether a checkpoint was begun and is not complete.
+    pub fn is_gathering(&self) -> bool {
+        self.replica.chain.is_gathering()
+    }
+
+    /// How many accounts final blocks touched since the last checkpoint, those that several did as often.
+    pub fn accounts_behind_checkpoint(&self) -> u64 {
+        self.replica.chain.accounts_behind_checkpoint()
+    }
+
+    /// Both at once: what brings the last checkpoint to the last final block; `None` if it is there.
     ///
     /// # Panics
     /// If a token's sum is not zero.
@@ -422,6 +472,13 @@ impl Core {
             Some(Waiting::Batch(digest)) => self.replica.batches.info(&digest).map_or(0, |info| info.holders.len()),
             Some(Waiting::Forming) | None => 0,
         }
+    }
+
+    /// The batches that are executed already of the next block, or of one that is too large for a step; the slot they are
+    /// meant for.
+    pub fn executed_ahead(&self) -> Option<(u64, &[BatchDigest])> {
+        let next = [self.slot.0, self.slot.0 + 1].map(|slot| (slot, self.replica.chain.executed_ahead(slot)));
+        next.into_iter().find_map(|(slot, ahead)| ahead.map(|ahead| (slot, ahead.digests())))
     }
 
     /// Payments stored here that no canonical block lists.

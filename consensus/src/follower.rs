@@ -6,7 +6,7 @@ use zeni_ledger::{BlockId, FinalBlock, Genesis, State};
 
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
-use crate::chain::{Chain, STEP_PAYMENTS_MAX};
+use crate::chain::{Bounds, Chain};
 use crate::core::Recovered;
 use crate::effect::{Effect, HaltReason};
 use crate::finality::FinalityMessage;
@@ -45,7 +45,7 @@ impl Follower {
         for meta in &recovered.batches {
             batches.restore(*meta, None);
         }
-        let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), STEP_PAYMENTS_MAX);
+        let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), Bounds::default());
         let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
         let mut replica = Replica::new(chain, batches, None, Mutation::none());
         replica.restore_loose(loose);

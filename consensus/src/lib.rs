@@ -7,6 +7,7 @@
 //! ([`Effect::Append`], [`Effect::Safety`]), and everything that earlier steps asked, is on disk before any message,
 //! reply or event of that step leaves.
 
+pub mod ahead;
 pub mod archive;
 pub mod batches;
 pub mod chain;
@@ -15,6 +16,7 @@ pub mod effect;
 pub mod evidence;
 pub mod finality;
 pub mod follower;
+mod gathering;
 pub mod input;
 pub mod message;
 pub mod mutation;

@@ -70,6 +70,14 @@ pub enum Message<B = VerifiedBatch> {
     Pool(Vec<BatchDigest>),
     /// A new block.
     Block(Arc<Block>),
+    /// What the sender will list first if it proposes a block at `slot` on `parent`: these batches, behind the `start` that
+    /// it told before. A promise of nothing; whoever executes them ahead has less to do when the block comes.
+    Draft {
+        slot: u64,
+        parent: BlockId,
+        start: u32,
+        digests: Vec<BatchDigest>,
+    },
     /// Asks for the blocks behind the first of these ids that stands on the receiver's canonical chain. The ids go from
     /// the sender's head down with growing steps to genesis.
     FetchBlocks {
@@ -101,6 +109,7 @@ impl<B> Message<B> {
             Self::Stored(digests) => Message::Stored(digests),
             Self::Pool(digests) => Message::Pool(digests),
             Self::Block(block) => Message::Block(block),
+            Self::Draft { slot, parent, start, digests } => Message::Draft { slot, parent, start, digests },
             Self::FetchBlocks { locator } => Message::FetchBlocks { locator },
             Self::FetchAncestors { id, known_height } => Message::FetchAncestors { id, known_height },
             Self::Blocks(blocks) => Message::Blocks(blocks),

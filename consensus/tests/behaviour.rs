@@ -563,49 +563,6 @@ fn a_node_that_was_away_fetches_what_it_missed() {
 }
 
 #[test]
-fn a_checkpoint_holds_each_account_as_it_was_at_the_last_final_block() {
-    let mut cluster = Cluster::start(1);
-    cluster.run_slots(1);
-    let mut expected = cluster.genesis.state(&cluster.file).unwrap();
-    let mut heights = Vec::new();
-    for sequence in 0..12 {
-        let pay = payment(&cluster.genesis, 0, 1, sequence, 1);
-        cluster.ask(0, &[pay]);
-        cluster.run_slots(1);
-        if sequence % 4 == 3 {
-            let node = &mut cluster.nodes[0];
-            let core = node.core.as_mut().unwrap();
-            let last = core.last_final();
-            let delta = core.checkpoint(&node.disk).unwrap().unwrap();
-            assert_eq!((delta.to, delta.height), (last.id, last.height));
-            for account in delta.accounts {
-                assert!(expected.replace(account));
-            }
-            assert_eq!(expected.token_sums()[&cluster::TOKEN], 0);
-            let block = node.disk.block_ids[&delta.to].clone();
-            assert_eq!(expected.commit(), block.header.state_root, "height {}", delta.height);
-            assert!(core.checkpoint(&node.disk).unwrap().is_none());
-            heights.push(delta.height);
-        }
-    }
-    assert!(heights.is_sorted() && heights[0] < heights[2], "{heights:?}");
-}
-
-#[test]
-fn nothing_is_checkpointed_that_is_not_final() {
-    let mut cluster = Cluster::start(3);
-    cluster.run_slots(2);
-    cluster.kill(1);
-    cluster.kill(2);
-    cluster.run_slots(4);
-    let node = &mut cluster.nodes[0];
-    let core = node.core.as_mut().unwrap();
-    let (last, head) = (core.last_final(), core.status().height);
-    assert!(last.height > 0 && last.height + 3 <= head, "{last:?} below {head}");
-    assert_eq!(core.checkpoint(&node.disk).unwrap().unwrap().to, last.id);
-}
-
-#[test]
 fn a_follower_executes_what_it_is_told_and_follows_a_reorganisation() {
     let mut cluster = Cluster::start(3);
     cluster.run_slots(3);

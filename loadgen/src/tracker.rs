@@ -228,6 +228,7 @@ impl Tracker {
             }
             Message::Stored(_)
             | Message::Pool(_)
+            | Message::Draft { .. }
             | Message::FetchBlocks { .. }
             | Message::FetchAncestors { .. }
             | Message::FetchBatches(_)

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use zeni_consensus::{CheckpointDelta, HaltReason};
+use zeni_consensus::CheckpointDelta;
 use zeni_ledger::Genesis;
 use zeni_storage::{Checkpoint, DiskFiles, Files, Overlay, SledOverlay, StorageError, Syncer};
 
@@ -53,22 +53,26 @@ impl Progress {
 }
 
 impl Checkpointer {
-    /// Asks `delta` for what the next checkpoint needs and has it written, unless the last one is not done yet. If that
-    /// one failed, it is tried again instead.
-    pub fn take(&self, delta: impl FnOnce() -> Result<Option<CheckpointDelta>, HaltReason>) -> Result<(), HaltReason> {
+    /// Whether the next step may be written. If the last one failed, it is tried again instead.
+    pub fn is_free(&self) -> bool {
         let mut stage = self.progress.stage();
-        let job = match *stage {
-            Stage::Writing => return Ok(()),
-            Stage::Failed => Job::Again,
-            Stage::Free => match delta()? {
-                Some(delta) => Job::Step(delta),
-                None => return Ok(()),
-            },
-        };
+        if *stage == Stage::Failed {
+            *stage = Stage::Writing;
+            // The thread ends before this side only if it panicked; then no checkpoint is written any more.
+            let _ = self.jobs.send(Job::Again);
+        }
+        *stage == Stage::Free
+    }
+
+    /// Has a step written.
+    ///
+    /// # Panics
+    /// Unless [`Self::is_free`] said so since the last one.
+    pub fn write(&self, delta: CheckpointDelta) {
+        let mut stage = self.progress.stage();
+        assert_eq!(*stage, Stage::Free, "one step after another");
         *stage = Stage::Writing;
-        // The thread ends before this side only if it panicked; then no checkpoint is written any more.
-        let _ = self.jobs.send(job);
-        Ok(())
+        let _ = self.jobs.send(Job::Step(delta));
     }
 }
 
@@ -191,10 +195,6 @@ mod tests {
         CheckpointDelta { from, to: BlockId([height; 32]), height: height.into(), accounts }
     }
 
-    fn no_new_step() -> Result<Option<CheckpointDelta>, HaltReason> {
-        panic!("the step that failed comes first")
-    }
-
     fn syncer<F: Files>(files: &F, genesis: &Genesis) -> Syncer<F> {
         Store::init(files, &genesis.id()).unwrap();
         Store::open(files.clone(), genesis, Limits::default()).unwrap().0.syncer()
@@ -218,16 +218,18 @@ mod tests {
         metrics::with_local_recorder(&metrics, || {
             files.inject(Fault::Capacity { bytes: 0 });
             let first = step(genesis.block_id(), 1);
-            checkpointer.take(|| Ok(Some(first))).unwrap();
-            checkpointer.take(no_new_step).unwrap();
+            assert!(checkpointer.is_free());
+            checkpointer.write(first);
+            assert!(!checkpointer.is_free());
             writer.work(jobs.try_recv().unwrap());
             assert!(jobs.try_recv().is_err(), "a second one was asked for while the first was being written");
-            checkpointer.take(no_new_step).unwrap();
+            assert!(!checkpointer.is_free(), "the step that failed comes first");
             writer.work(jobs.try_recv().unwrap());
             files.inject(Fault::Capacity { bytes: u64::MAX });
-            checkpointer.take(no_new_step).unwrap();
+            assert!(!checkpointer.is_free(), "the step that failed comes first");
             writer.work(jobs.try_recv().unwrap());
-            checkpointer.take(|| Ok(Some(step(BlockId([1; 32]), 2)))).unwrap();
+            assert!(checkpointer.is_free());
+            checkpointer.write(step(BlockId([1; 32]), 2));
             writer.work(jobs.try_recv().unwrap());
         });
         let page = metrics.handle().render();
@@ -245,10 +247,10 @@ mod tests {
         let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
         // Two writes make the step's file; the third would put it into the checkpoint.
         files.inject(Fault::Write { after: 2 });
-        checkpointer.take(|| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        checkpointer.write(step(genesis.block_id(), 1));
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
-        checkpointer.take(no_new_step).unwrap();
+        assert!(!checkpointer.is_free(), "the step that failed comes first");
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Free);
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
@@ -264,12 +266,12 @@ mod tests {
         // A directory where the step's file belongs cannot be replaced by it.
         let obstacle = directory.path().join("checkpoint.delta");
         std::fs::create_dir(&obstacle).unwrap();
-        checkpointer.take(|| Ok(Some(step(genesis.block_id(), 1)))).unwrap();
+        checkpointer.write(step(genesis.block_id(), 1));
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
         assert!(writer.checkpoint.is_none(), "sled stays open in whatever state the failure left it");
         std::fs::remove_dir(&obstacle).unwrap();
-        checkpointer.take(no_new_step).unwrap();
+        assert!(!checkpointer.is_free(), "the step that failed comes first");
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
     }

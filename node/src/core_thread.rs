@@ -27,6 +27,11 @@ pub const TURN_TASKS_MAX: usize = 64;
 const TURN_TIME_MAX: Duration = Duration::from_millis(20);
 /// The core is stepped at least so often, so that it also notices when the clock was set.
 const TICK_MAX: Duration = Duration::from_secs(1);
+/// Accounts that one turn gathers for a checkpoint: some milliseconds.
+const GATHERED_ACCOUNTS_MAX: u64 = 4_096;
+/// Once final blocks touched so many accounts since the last checkpoint, the next one does not wait for its time: what it
+/// holds in memory meanwhile, and what a stop may have to wait for, stay bounded.
+const CHECKPOINT_ACCOUNTS_MAX: u64 = 1 << 20;
 /// How often the gauges are set.
 const OBSERVE_EVERY: Duration = Duration::from_millis(500);
 
@@ -119,7 +124,8 @@ impl CoreThread {
             let mut turn = Turn::default();
             let flow = self.turn(task, &mut turn)?;
             self.hand_over(turn)?;
-            self.observe();
+            self.gather_checkpoint()?;
+            self.observe()?;
             if let Flow::Stop = flow {
                 return Ok(self.store);
             }
@@ -127,6 +133,9 @@ impl CoreThread {
     }
 
     fn deadline(&self) -> Instant {
+        if self.core.is_gathering() {
+            return Instant::now();
+        }
         let until = self.wake.map_or(TICK_MAX, |wake| Duration::from_millis(wake.since(clock::now())));
         Instant::now() + until.min(TICK_MAX)
     }
@@ -181,13 +190,27 @@ impl CoreThread {
                 let reply = questions::answer(&self.core, &self.identity, &question);
                 turn.say.push(Say::Answer { answer, reply, admitted });
             }
-            Task::Checkpoint => {
-                let (core, reader) = (&mut self.core, &self.reader);
-                self.checkpointer.take(|| core.checkpoint(reader)).map_err(CoreFailure::Checkpoint)?;
-            }
+            Task::Checkpoint => self.begin_checkpoint(true)?,
             Task::Stop => return Ok(Flow::Stop),
         }
         Ok(Flow::GoOn)
+    }
+
+    /// Begins the next checkpoint, if the last one is written.
+    fn begin_checkpoint(&mut self, sums: bool) -> Result<(), CoreFailure> {
+        if self.checkpointer.is_free() {
+            self.core.begin_checkpoint(sums, &self.reader).map_err(CoreFailure::Checkpoint)?;
+        }
+        Ok(())
+    }
+
+    /// Gathers a piece of the checkpoint that was begun, and hands it over once it is complete.
+    fn gather_checkpoint(&mut self) -> Result<(), CoreFailure> {
+        let gathered = self.core.gather_checkpoint(GATHERED_ACCOUNTS_MAX, &self.reader);
+        if let Some(delta) = gathered.map_err(CoreFailure::Checkpoint)? {
+            self.checkpointer.write(delta);
+        }
+        Ok(())
     }
 
     fn step(&mut self, input: Input, turn: &mut Turn) -> Result<(), CoreFailure> {
@@ -232,9 +255,12 @@ impl CoreThread {
         self.turns.send(turn).map_err(|_| CoreFailure::CommitterEnded)
     }
 
-    fn observe(&mut self) {
+    fn observe(&mut self) -> Result<(), CoreFailure> {
         if self.observed.is_some_and(|observed| observed.elapsed() < OBSERVE_EVERY) {
-            return;
+            return Ok(());
+        }
+        if self.core.accounts_behind_checkpoint() >= CHECKPOINT_ACCOUNTS_MAX {
+            self.begin_checkpoint(false)?;
         }
         self.observed = Some(Instant::now());
         let status = self.core.status();
@@ -244,9 +270,12 @@ impl CoreThread {
         metrics::gauge!("zeni_head_slot_lag").set(slot_now.saturating_sub(status.slot) as f64);
         metrics::gauge!("zeni_pool_batches").set(f64::from(status.pool));
         metrics::gauge!("zeni_pool_payments").set(self.core.pending_payments() as f64);
+        let ahead = self.core.executed_ahead().map_or(0, |(_, batches)| batches.len());
+        metrics::gauge!("zeni_executed_ahead_batches").set(ahead as f64);
         metrics::gauge!("zeni_validators_live").set(f64::from(self.core.live_validators()));
         metrics::gauge!("zeni_log_bytes").set(self.store.disk_bytes() as f64);
         metrics::gauge!("zeni_queue_depth", "queue" => "commit").set(self.turns.len() as f64);
         crate::events::show_mode(status.mode);
+        Ok(())
     }
 }

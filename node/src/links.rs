@@ -154,6 +154,7 @@ pub const fn kind<B>(message: &Message<B>) -> &'static str {
         Message::Stored(_) => "stored",
         Message::Pool(_) => "pool",
         Message::Block(_) => "block",
+        Message::Draft { .. } => "draft",
         Message::FetchBlocks { .. } => "fetch_blocks",
         Message::FetchAncestors { .. } => "fetch_ancestors",
         Message::Blocks(_) => "blocks",

@@ -79,7 +79,7 @@ pub fn recover(setup: &Setup, boot: u64, now: Millis) -> Result<Recovery, Recove
         boot,
         nonce: rand::random(),
         joining_ms: setup.config.limits.joining_ms,
-        step_payments_max: zeni_consensus::chain::STEP_PAYMENTS_MAX,
+        bounds: zeni_consensus::chain::Bounds::default(),
     };
     let (core, effects) = Core::recover(config, Arc::clone(&setup.genesis), recovered, now)?;
     Ok(Recovery { files, core, effects, store, checkpoint, safety, evidence })

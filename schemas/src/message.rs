@@ -49,6 +49,7 @@ const fn frame_bytes_max(body: wire::MessageBody) -> Option<usize> {
     let contents = match body {
         wire::MessageBody::Status => VALIDATORS_MAX * ECHO_BYTES,
         wire::MessageBody::Batch => BATCH_BYTES_MAX,
+        wire::MessageBody::Draft => DIGEST_BYTES + MESSAGE_DIGESTS_MAX * DIGEST_BYTES,
         wire::MessageBody::Stored | wire::MessageBody::Pool | wire::MessageBody::Missing => {
             MESSAGE_DIGESTS_MAX * DIGEST_BYTES
         }
@@ -101,6 +102,7 @@ fn contents_len<B: AsBatch>(message: &Message<B>) -> usize {
         | Message::FetchBatches(digests)
         | Message::Missing(digests) => digests.len() * DIGEST_BYTES,
         Message::Block(block) => block.encoded_len(),
+        Message::Draft { digests, .. } => DIGEST_BYTES + digests.len() * DIGEST_BYTES,
         Message::FetchBlocks { locator } => locator.len() * DIGEST_BYTES,
         Message::FetchAncestors { .. } => DIGEST_BYTES,
         Message::Blocks(blocks) => blocks.iter().map(|block| block.encoded_len() + BLOCK_TABLE_BYTES).sum(),
@@ -130,6 +132,12 @@ fn encode_body<B: AsBatch>(
             (wire::MessageBody::Pool, table.as_union_value())
         }
         Message::Block(block) => (wire::MessageBody::Block, encode_block(builder, block).as_union_value()),
+        Message::Draft { slot, parent, start, digests } => {
+            let digests = Some(digest_vector(builder, digests, MESSAGE_DIGESTS_MAX));
+            let parent = Some(&wire::Bytes32(parent.0));
+            let table = wire::Draft::create(builder, &wire::DraftArgs { slot: *slot, parent, start: *start, digests });
+            (wire::MessageBody::Draft, table.as_union_value())
+        }
         Message::FetchBlocks { locator } => {
             assert!(locator.len() <= LOCATOR_MAX, "a locator has at most {LOCATOR_MAX} ids");
             let locator = Some(bytes32_vector(builder, locator, BlockId::as_bytes));
@@ -234,6 +242,9 @@ fn decode_body(root: &wire::Message<'_>) -> Result<Option<Message<Batch>>, WireE
         Message::Pool(decode_digests(table.digests(), MESSAGE_DIGESTS_MAX)?)
     } else if let Some(table) = root.body_as_block() {
         Message::Block(decode_block(&table)?)
+    } else if let Some(table) = root.body_as_draft() {
+        let digests = decode_digests(table.digests(), MESSAGE_DIGESTS_MAX)?;
+        Message::Draft { slot: table.slot(), parent: BlockId(table.parent().0), start: table.start(), digests }
     } else if let Some(table) = root.body_as_fetch_blocks() {
         check_count("ids of a locator", table.locator().len(), LOCATOR_MAX)?;
         Message::FetchBlocks { locator: read_bytes32(table.locator(), BlockId) }

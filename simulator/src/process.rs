@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use zeni_consensus::chain::Bounds;
 use zeni_consensus::{
     Archive, CheckpointDelta, Config, Core, Effect, Event, Follower, HaltReason, Input, Message, Millis, Mode, Peer,
     RequestId, SafetyRecord, Verdict,
@@ -64,7 +65,7 @@ pub struct Identity {
     pub boot: u64,
     pub nonce: u64,
     pub joining_ms: u64,
-    pub step_payments_max: u64,
+    pub bounds: Bounds,
     pub breakage: Breakage,
 }
 
@@ -144,7 +145,7 @@ pub fn start(
                 boot: identity.boot,
                 nonce: identity.nonce,
                 joining_ms: identity.joining_ms,
-                step_payments_max: identity.step_payments_max,
+                bounds: identity.bounds,
             };
             let mutation = identity.breakage.mutation();
             let (core, first) = Core::recover_with(config, world.genesis.clone(), recovered, now, mutation)?;
@@ -263,13 +264,29 @@ impl Process {
         self.chain().iter().skip(1).all(holds)
     }
 
-    /// Asks for the next checkpoint.
-    pub fn checkpoint_delta(&mut self) -> Result<Option<CheckpointDelta>, HaltReason> {
+    /// Begins the next checkpoint; what it needs, if gathering `most` accounts is enough.
+    pub fn begin_checkpoint(&mut self, most: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
         let archive: &dyn Archive = &self.reader;
         match &mut self.machine {
-            Machine::Core(core) => core.checkpoint(archive),
+            Machine::Core(core) => {
+                core.begin_checkpoint(true, archive)?;
+                core.gather_checkpoint(most, archive)
+            }
             Machine::Follower(follower) => follower.checkpoint(archive),
         }
+    }
+
+    /// Goes on with the checkpoint that was begun. `None` for ever, once it is complete or if none is under way.
+    pub fn gather_checkpoint(&mut self, most: u64) -> Result<Option<CheckpointDelta>, HaltReason> {
+        match &mut self.machine {
+            Machine::Core(core) => core.gather_checkpoint(most, &self.reader),
+            Machine::Follower(_) => Ok(None),
+        }
+    }
+
+    /// Whether a checkpoint is being gathered.
+    pub fn is_gathering(&self) -> bool {
+        matches!(&self.machine, Machine::Core(core) if core.is_gathering())
     }
 
     /// Appends what the effects ask for, and gathers the rest into a turn. The time asked for, if any, is returned.

@@ -1,6 +1,6 @@
 //! How one seed's world behaves: sizes, speeds and error rates, drawn from the seed.
 
-use zeni_consensus::chain::STEP_PAYMENTS_MAX;
+use zeni_consensus::chain::Bounds;
 
 use crate::dice::Dice;
 
@@ -22,8 +22,8 @@ pub struct Profile {
     pub faults: u64,
     /// How long a starting node waits for the others.
     pub joining_ms: u64,
-    /// Payments that one step of a validator executes: often so few that reorganisations take many steps.
-    pub step_payments_max: u64,
+    /// Often so small that blocks and reorganisations take many steps, and undo records come from the disk.
+    pub bounds: Bounds,
     pub latency_ms: (u64, u64),
     /// Of a thousand messages.
     pub loss: u64,
@@ -34,6 +34,8 @@ pub struct Profile {
     /// Of a thousand syncs; such a one takes up to a second.
     pub slow_sync: u64,
     pub checkpoint_every_ms: u64,
+    /// Accounts that a node gathers for a checkpoint in one turn.
+    pub gathered_accounts_max: u64,
     pub segment_bytes: u64,
     /// The validator that lies, if one does.
     pub byzantine: Option<usize>,
@@ -53,7 +55,12 @@ impl Profile {
             payments: dice.between(PAYMENTS_MIN + 10, PAYMENTS_MIN + 150),
             faults: dice.between(FAULTS_MIN, FAULTS_MIN + 8),
             joining_ms: dice.between(4_000, 20_000),
-            step_payments_max: if dice.chance(500) { dice.between(1, 40) } else { STEP_PAYMENTS_MAX },
+            bounds: match dice.chance(500) {
+                true => {
+                    Bounds { step_payments_max: dice.between(1, 40), undo_accounts_kept: dice.between(0, 200) as usize }
+                }
+                false => Bounds::default(),
+            },
             latency_ms: (dice.between(0, 20), dice.between(20, if rough { 600 } else { 80 })),
             loss: if rough { dice.between(1, 60) } else { 0 },
             duplication: if rough { dice.between(0, 40) } else { 0 },
@@ -61,6 +68,7 @@ impl Profile {
             sync_ms: (0, dice.between(1, 40)),
             slow_sync: dice.between(0, 20),
             checkpoint_every_ms: dice.between(3_000, 60_000),
+            gathered_accounts_max: if dice.chance(700) { dice.between(1, 12) } else { u64::MAX },
             segment_bytes: dice.between(8 << 10, 128 << 10),
             byzantine: (validators >= 4 && dice.chance(400)).then(|| dice.place(validators)),
             byzantine_quorums: validators >= 4 && dice.chance(600),

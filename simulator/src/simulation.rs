@@ -149,6 +149,11 @@ enum Happening {
         node: ProcessId,
         boot: u64,
     },
+    /// Goes on gathering a checkpoint.
+    Gather {
+        node: ProcessId,
+        boot: u64,
+    },
     CheckpointWritten {
         node: ProcessId,
         boot: u64,
@@ -391,6 +396,7 @@ impl Simulation {
             }
             Happening::Readmit { node } => self.readmit(node),
             Happening::Checkpoint { node, boot } => self.checkpoint(node, boot),
+            Happening::Gather { node, boot } => self.gather(node, boot),
             Happening::CheckpointWritten { node, boot, delta } => self.checkpoint_written(node, boot, &delta),
             Happening::Resume { node } => self.resume(node),
             Happening::Heal => self.heal(),

@@ -48,6 +48,9 @@ impl Core {
                 }
             }
             Message::Pool(digests) => self.receive_pool(validator, &digests, out),
+            Message::Draft { slot, parent, start, digests } => {
+                self.receive_draft(validator, (slot, parent), start, digests);
+            }
             Message::Finality(message) => self.receive_finality(now, validator, *message, out)?,
             // Each node keeps what it saw itself.
             Message::Evidence(_) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zeni_ledger::{BatchDigest, BlockId, ValidatorIndex};
+use zeni_ledger::{BlockId, ValidatorIndex};
 
 use super::Core;
 use crate::archive::{Archive, SafetyRecord};
@@ -42,7 +42,7 @@ impl Core {
         {
             return Ok(());
         }
-        let digests = self.batches_to_list(now);
+        let digests = self.batches_to_list(now, slot);
         let (me, key) = (self.config.me, self.config.key.clone());
         let safety = SafetyRecord { last_signed_slot: slot, ..self.safety.unwrap_or_default() };
         let applied = self.replica.chain.propose(slot, me, &key, digests, &mut self.replica.batches, archive)?;
@@ -60,7 +60,7 @@ impl Core {
     }
 
     /// Whether this validator may sign a block for this slot on its head, at whatever moment.
-    fn may_sign(&self, slot: u64) -> bool {
+    pub(super) fn may_sign(&self, slot: u64) -> bool {
         let above_head = slot > self.replica.chain.head_node().slot || self.mutation.is(Mutant::SlotsFall);
         let unsigned = self.safety.is_some_and(|safety| slot > safety.last_signed_slot);
         let unsigned = unsigned || self.mutation.is(Mutant::SignTwice) && self.safety.is_some();
@@ -110,19 +110,5 @@ impl Core {
         let turn = if slot == 0 { Millis(0) } else { self.turn(now) };
         let next_slot = Millis(self.genesis.slot_time_ms(slot + 1));
         Some(if turn > now && self.may_sign(slot) { turn.min(next_slot) } else { next_slot })
-    }
-
-    /// The oldest batches of the pool that arrived before the slot began, so that a late proposer lists what a timely one
-    /// would, and leaves the next slot what is its own; while peers are there to confirm, only those that one of them has
-    /// on disk.
-    fn batches_to_list(&self, now: Millis) -> Vec<BatchDigest> {
-        let confirming = self.replica.peers.confirming(now);
-        let listable = |digest: &BatchDigest| {
-            let confirmed = || self.replica.batches.info(digest).is_some_and(|info| info.holders.meets(&confirming));
-            confirming.is_empty() || self.mutation.is(Mutant::ListUnconfirmed) || confirmed()
-        };
-        let limit = self.genesis.batches_max as usize;
-        let in_time = self.pool.digests().take_while(|(arrival, _)| *arrival <= self.slot.1);
-        in_time.map(|(_, digest)| digest).filter(listable).take(limit).collect()
     }
 }

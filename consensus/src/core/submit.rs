@@ -61,10 +61,10 @@ impl Forming {
         self.taken[0] += 1;
     }
 
-    /// Longer under load: 20 ms up to 1,000 payments a second, 100 ms from 5,000.
+    /// Longer under load, where that makes batches larger: 20 ms up to 5,000 payments a second, 100 ms from 25,000.
     fn delay(&self) -> u64 {
         let rate = self.taken[0].max(self.taken[1]);
-        (rate / 50).clamp(BATCH_DELAY_MIN_MS, BATCH_DELAY_MAX_MS)
+        (rate / 250).clamp(BATCH_DELAY_MIN_MS, BATCH_DELAY_MAX_MS)
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
+use zeni_consensus::chain::Bounds;
 use zeni_consensus::core::{Config, Core, Recovered};
 use zeni_consensus::finality::LogEntry;
 use zeni_consensus::{
@@ -190,7 +191,7 @@ impl Cluster {
             boot: self.boots,
             nonce: 1_000 + self.boots,
             joining_ms: 60_000,
-            step_payments_max: 3,
+            bounds: Bounds { step_payments_max: 3, undo_accounts_kept: 3 },
         };
         let (core, effects) = Core::recover(config, self.genesis.clone(), recovered, self.now).unwrap();
         self.nodes[usize::from(validator)].core = Some(core);

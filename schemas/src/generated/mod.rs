@@ -50,6 +50,8 @@ pub mod zeni {
     pub use self::finality_generated::*;
     mod evidence_generated;
     pub use self::evidence_generated::*;
+    mod draft_generated;
+    pub use self::draft_generated::*;
     mod message_generated;
     pub use self::message_generated::*;
     mod submit_generated;

@@ -115,6 +115,7 @@ fn samples() -> Vec<(&'static str, Message<Batch>)> {
         ("message_missing", Message::Missing(digests(1))),
         ("message_finality", finality(3)),
         ("message_evidence", evidence(2)),
+        ("message_draft", Message::Draft { slot: 34, parent: BlockId([4; 32]), start: 5, digests: digests(2) }),
     ]
 }
 
@@ -134,6 +135,13 @@ fn extremes() -> Vec<Message<Batch>> {
         Message::Pool(digests(MESSAGE_DIGESTS_MAX)),
         Message::Block(block(1, 0)),
         Message::Block(block(u64::MAX, BLOCK_BATCHES_LIMIT)),
+        Message::Draft { slot: 0, parent: BlockId([0; 32]), start: 0, digests: vec![] },
+        Message::Draft {
+            slot: u64::MAX,
+            parent: BlockId([4; 32]),
+            start: u32::MAX,
+            digests: digests(MESSAGE_DIGESTS_MAX),
+        },
         Message::FetchBlocks { locator: vec![] },
         Message::FetchBlocks { locator: vec![BlockId([9; 32]); LOCATOR_MAX] },
         Message::Blocks(vec![]),
@@ -228,9 +236,9 @@ fn a_list_that_is_allowed_in_one_kind_is_refused_in_another() {
 
 #[test]
 fn an_unknown_kind_is_refused() {
-    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 13)
+    let refused = with_body_of_another_kind(&Message::Missing(vec![]), 10, 14)
         .iter()
-        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 13 }));
+        .any(|bytes| decode(bytes) == Err(WireError::UnknownCode { what: "message", found: 14 }));
     assert!(refused, "the kind of the body was not found in the frame");
 }
 

@@ -38,7 +38,7 @@ impl Simulation {
             boot: self.disk_dice.word(),
             nonce: self.disk_dice.word(),
             joining_ms: self.profile.joining_ms,
-            step_payments_max: self.profile.step_payments_max,
+            bounds: self.profile.bounds,
             breakage: self.breakage,
         };
         let now = self.clock(node);

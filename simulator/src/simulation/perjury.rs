@@ -21,6 +21,7 @@ use crate::violation::Violation;
 const WITHHELD_BATCHES: u64 = 150;
 const WITHHELD_BLOCKS: u64 = 100;
 const FALSE_STATUSES: u64 = 200;
+const FALSE_DRAFTS: u64 = 300;
 const WITHHELD_VOTES: u64 = 200;
 const DOUBLE_VOTES: u64 = 300;
 /// Rounds and decisions that are far ahead.
@@ -37,6 +38,16 @@ impl Simulation {
         match message {
             Message::Batch(_) => self.liar_dice.chance(WITHHELD_BATCHES),
             Message::Block(_) => self.liar_dice.chance(WITHHELD_BLOCKS),
+            Message::Draft { slot, parent, start, digests } if self.liar_dice.chance(FALSE_DRAFTS) => {
+                let mut digests = digests.clone();
+                match self.liar_dice.below(3) {
+                    0 => digests.reverse(),
+                    1 => digests.extend(digests.clone()),
+                    _ => digests.truncate(digests.len() / 2),
+                }
+                self.tell_some(node, &[Message::Draft { slot: *slot, parent: *parent, start: *start, digests }]);
+                true
+            }
             Message::Status(status) if status.validator.as_usize() == node && self.liar_dice.chance(FALSE_STATUSES) => {
                 let mut status = status.clone();
                 match self.liar_dice.below(3) {

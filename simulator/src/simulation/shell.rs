@@ -395,16 +395,38 @@ impl Simulation {
         self.queue.at(self.now + self.profile.checkpoint_every_ms, Happening::Checkpoint { node, boot });
         let paused = self.nodes[node].paused;
         let process = self.nodes[node].process.as_mut().expect("it runs");
-        if process.checkpointing || paused {
+        if process.checkpointing || process.is_gathering() || paused {
             return Ok(());
         }
-        let delta = process.checkpoint_delta().map_err(|reason| Violation::Halted { node, reason })?;
+        let most = self.profile.gathered_accounts_max;
+        let delta = process.begin_checkpoint(most).map_err(|reason| Violation::Halted { node, reason })?;
+        self.gathered(node, boot, delta);
+        Ok(())
+    }
+
+    /// A turn in which a node gathers some more for its checkpoint.
+    pub(super) fn gather(&mut self, node: ProcessId, boot: u64) -> Result<(), Violation> {
+        if !self.is_running(node, boot) {
+            return Ok(());
+        }
+        let (most, paused) = (self.profile.gathered_accounts_max, self.nodes[node].paused);
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        let gathered = if paused { Ok(None) } else { process.gather_checkpoint(most) };
+        let delta = gathered.map_err(|reason| Violation::Halted { node, reason })?;
+        self.gathered(node, boot, delta);
+        Ok(())
+    }
+
+    fn gathered(&mut self, node: ProcessId, boot: u64, delta: Option<CheckpointDelta>) {
+        let process = self.nodes[node].process.as_mut().expect("it runs");
         if let Some(delta) = delta {
             process.checkpointing = true;
             let at = self.now + self.disk_dice.between(1, 500);
             self.queue.at(at, Happening::CheckpointWritten { node, boot, delta: Box::new(delta) });
+        } else if process.is_gathering() {
+            let at = self.now + self.disk_dice.between(1, 400);
+            self.queue.at(at, Happening::Gather { node, boot });
         }
-        Ok(())
     }
 
     pub(super) fn checkpoint_written(

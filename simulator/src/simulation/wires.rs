@@ -200,6 +200,7 @@ fn name(message: &Message) -> &'static str {
         Message::Stored(_) => "stored",
         Message::Pool(_) => "pool",
         Message::Block(_) => "block",
+        Message::Draft { .. } => "draft",
         Message::FetchBlocks { .. } => "fetch blocks",
         Message::FetchAncestors { .. } => "fetch anc.",
         Message::Blocks(_) => "blocks",
@@ -228,6 +229,7 @@ fn fingerprint(message: &Message) -> [u8; 8] {
             digests(list)
         }
         Message::Block(block) => of(&block.header.state_root.0),
+        Message::Draft { digests: list, .. } => digests(list),
         Message::FetchBlocks { locator } => locator.first().map_or([0; 8], |id| of(&id.0)),
         Message::FetchAncestors { id, .. } => of(&id.0),
         Message::Blocks(blocks) => (blocks.len() as u64).to_le_bytes(),
@@ -269,6 +271,9 @@ fn describe(message: &Message) -> String {
             short(&block.header.parent.0),
             digests(&block.digests)
         ),
+        Message::Draft { slot, parent, start, digests: list } => {
+            format!("for slot {slot} on {} behind {start}: {}", short(&parent.0), digests(list))
+        }
         Message::FetchBlocks { locator } => format!("behind {}", short(&locator.first().map_or([0; 32], |id| id.0))),
         Message::FetchAncestors { id, known_height } => format!("{} above {known_height}", short(&id.0)),
         Message::Finality(message) => describe_finality(message),

@@ -5,10 +5,10 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_MESSAGE_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_MESSAGE_BODY: u8 = 12;
+pub const ENUM_MAX_MESSAGE_BODY: u8 = 13;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 13] = [
+pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 14] = [
   MessageBody::NONE,
   MessageBody::Status,
   MessageBody::Batch,
@@ -22,6 +22,7 @@ pub const ENUM_VALUES_MESSAGE_BODY: [MessageBody; 13] = [
   MessageBody::Missing,
   MessageBody::Finality,
   MessageBody::Evidence,
+  MessageBody::Draft,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -42,9 +43,10 @@ impl MessageBody {
   pub const Missing: Self = Self(10);
   pub const Finality: Self = Self(11);
   pub const Evidence: Self = Self(12);
+  pub const Draft: Self = Self(13);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 13;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Status,
@@ -59,6 +61,7 @@ impl MessageBody {
     Self::Missing,
     Self::Finality,
     Self::Evidence,
+    Self::Draft,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -76,6 +79,7 @@ impl MessageBody {
       Self::Missing => Some("Missing"),
       Self::Finality => Some("Finality"),
       Self::Evidence => Some("Evidence"),
+      Self::Draft => Some("Draft"),
       _ => None,
     }
   }

@@ -219,6 +219,20 @@ impl<'a> Message<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_draft(&self) -> Option<Draft<'a>> {
+    if self.body_type() == MessageBody::Draft {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Draft::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Message<'_> {
@@ -241,6 +255,7 @@ impl ::flatbuffers::Verifiable for Message<'_> {
           MessageBody::Missing => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Missing>>("MessageBody::Missing", pos),
           MessageBody::Finality => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Finality>>("MessageBody::Finality", pos),
           MessageBody::Evidence => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Evidence>>("MessageBody::Evidence", pos),
+          MessageBody::Draft => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Draft>>("MessageBody::Draft", pos),
           _ => Ok(()),
         }
      })?
@@ -375,6 +390,13 @@ impl ::core::fmt::Debug for Message<'_> {
         },
         MessageBody::Evidence => {
           if let Some(x) = self.body_as_evidence() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        MessageBody::Draft => {
+          if let Some(x) = self.body_as_draft() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -1,0 +1,149 @@
+//! What the next checkpoint needs, gathered a bounded piece at a time while the chain goes on.
+//!
+//! A gathering begins with a final block as its goal. Of every account that the blocks up to there changed it takes the
+//! value at the goal: the present one, or, if a later block touched the account, the one in the first such block's undo
+//! record.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use zeni_ledger::{Account, AccountId, BlockId, FinalBlock, State, TokenId, Undo};
+
+use crate::archive::CheckpointDelta;
+
+/// Accounts whose tokens one piece of work adds up for each that it gathers: reading them in a row is so much cheaper.
+const SUMMED_PER_GATHERED: u64 = 16;
+/// How often the sums are begun anew because the chain went on; then they are taken in one go.
+const SUMS_BEGUN_MAX: u32 = 4;
+
+/// A checkpoint that is being gathered.
+#[derive(Debug)]
+pub(crate) struct Gathering {
+    from: BlockId,
+    goal: FinalBlock,
+    /// Blocks whose accounts are still to be taken, and how many of the last one's were.
+    blocks: Vec<BlockId>,
+    taken: usize,
+    /// The undo record of the last one, once it was read.
+    record: Option<Arc<Undo>>,
+    /// Accounts that blocks above the goal touched, as they were at the goal.
+    at_goal: HashMap<AccountId, Account>,
+    seen: HashSet<AccountId>,
+    accounts: Vec<Account>,
+    sums: Sums,
+}
+
+impl Gathering {
+    /// `blocks` lie between `from` and `goal`. With `sums`, all tokens are added up, too.
+    pub(crate) fn new(from: BlockId, goal: FinalBlock, blocks: Vec<BlockId>, sums: bool) -> Self {
+        Self {
+            from,
+            goal,
+            blocks,
+            taken: 0,
+            record: None,
+            at_goal: HashMap::new(),
+            seen: HashSet::new(),
+            accounts: Vec::new(),
+            sums: if sums { Sums::begin(1) } else { Sums::Done },
+        }
+    }
+
+    /// A block above the goal was executed, and this is its undo record. The lowest such block must be told first.
+    pub(crate) fn executed(&mut self, record: &Undo) {
+        for account in &record.accounts {
+            if !self.seen.contains(&account.id()) {
+                self.at_goal.entry(account.id()).or_insert_with(|| account.clone());
+            }
+        }
+        self.sums.state_changed();
+    }
+
+    /// A block above the goal was taken back. What its record told of the goal stays true.
+    pub(crate) fn taken_back(&mut self) {
+        self.sums.state_changed();
+    }
+
+    /// The block whose undo record [`Self::take`] needs.
+    pub(crate) fn needs(&self) -> Option<BlockId> {
+        self.blocks.last().copied().filter(|_| self.record.is_none())
+    }
+
+    /// Takes the undo record of the block that [`Self::needs`] named.
+    pub(crate) fn give(&mut self, record: Arc<Undo>) {
+        self.record = Some(record);
+    }
+
+    /// Takes up to `most` accounts of one block. Returns what that cost, in accounts; `None` if all blocks were taken.
+    pub(crate) fn take(&mut self, most: u64, state: &State) -> Option<u64> {
+        let record = self.record.clone()?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let part = record.accounts.iter().skip(self.taken).take(most);
+        let mut looked_at = 0;
+        for id in part.map(Account::id) {
+            looked_at += 1;
+            if self.seen.insert(id) {
+                let account = self.at_goal.remove(&id).or_else(|| state.account(&id).cloned());
+                self.accounts.extend(account);
+            }
+        }
+        self.taken += looked_at;
+        if self.taken >= record.accounts.len() {
+            self.blocks.pop();
+            (self.taken, self.record) = (0, None);
+        }
+        Some(looked_at as u64 + 1)
+    }
+
+    /// Adds up tokens, as far as the budget of `most` gathered accounts goes. True once it is done.
+    ///
+    /// # Panics
+    /// If a token's sum is not zero.
+    pub(crate) fn sum(&mut self, most: u64, state: &State) -> bool {
+        self.sums.go_on(most.saturating_mul(SUMMED_PER_GATHERED), state)
+    }
+
+    pub(crate) fn goal(&self) -> FinalBlock {
+        self.goal
+    }
+
+    pub(crate) fn finish(self) -> CheckpointDelta {
+        let Self { from, goal, accounts, .. } = self;
+        CheckpointDelta { from, to: goal.id, height: goal.height, accounts }
+    }
+}
+
+/// The sums of all tokens of a state that stands still meanwhile.
+#[derive(Debug)]
+enum Sums {
+    Under { sums: BTreeMap<TokenId, i128>, next_bucket: u64, begun: u32 },
+    Done,
+}
+
+impl Sums {
+    fn begin(begun: u32) -> Self {
+        Self::Under { sums: BTreeMap::new(), next_bucket: 0, begun }
+    }
+
+    fn state_changed(&mut self) {
+        if let Self::Under { begun, next_bucket: 1.., .. } = self {
+            *self = Self::begin(*begun + 1);
+        }
+    }
+
+    fn go_on(&mut self, most: u64, state: &State) -> bool {
+        let Self::Under { sums, next_bucket, begun } = self else { return true };
+        let most = if *begun >= SUMS_BEGUN_MAX { u64::MAX } else { most.max(1) };
+        let buckets = state.buckets();
+        let part: Range<u64> = *next_bucket..next_bucket.saturating_add(most).min(buckets);
+        *next_bucket = part.end;
+        state.add_token_sums(part, sums);
+        if *next_bucket < buckets {
+            return false;
+        }
+        assert!(sums.values().all(|sum| *sum == 0), "conservation: token sums are {sums:?}");
+        *self = Self::Done;
+        true
+    }
+}
