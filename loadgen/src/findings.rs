@@ -137,6 +137,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         resends: texts(&outcome.resends),
         blocks_undone: undone,
         resources: run.resources(),
+        loopback_sent_bytes: run.loopback_sent_bytes(),
         limit,
         start: StartReport { prepare_s: findings.prepare_s, init_s: findings.init_s, active_s: findings.active_s },
         version: env!("CARGO_PKG_VERSION").into(),

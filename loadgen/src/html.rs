@@ -240,9 +240,11 @@ fn resources(report: &Report) -> String {
     let rows: String = (report.resources.iter())
         .map(|(name, usage)| {
             format!(
-                "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(name),
                 usage.cpu_s,
+                usage.storm_cpu_s.map_or("–".into(), |found| format!("{found:.1} s")),
+                usage.rss_after_start_bytes.map_or("–".into(), mib),
                 mib(usage.rss_max_bytes),
                 mib(usage.disk_bytes),
                 mib(usage.written_bytes),
@@ -251,8 +253,8 @@ fn resources(report: &Report) -> String {
         })
         .collect();
     format!(
-        "<h2>Resources</h2>\n<div class=\"card\"><table><tr><th></th><th>processor time</th><th>largest memory</th>\
-         <th>data directory</th><th>written</th><th>syncs</th></tr>{rows}</table></div>\n"
+        "<h2>Resources</h2>\n<div class=\"card\"><table><tr><th></th><th>processor time</th><th>in the storm</th>\
+         <th>memory after start</th><th>largest memory</th><th>data directory</th><th>written</th><th>syncs</th></tr>{rows}</table></div>\n"
     )
 }
 
@@ -275,6 +277,10 @@ fn circumstances(report: &Report) -> String {
                 "prepared {:.1} s, data made {:.1} s, active {:.1} s",
                 start.prepare_s, start.init_s, start.active_s
             ),
+        ),
+        (
+            "sent over loopback in the storm",
+            report.loopback_sent_bytes.map_or("–".into(), |bytes| format!("{} bytes", grouped_integer(bytes.into()))),
         ),
         ("version", report.version.clone()),
     ];

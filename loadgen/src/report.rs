@@ -87,6 +87,10 @@ pub struct Report {
     pub resends: BTreeMap<String, u64>,
     pub blocks_undone: u64,
     pub resources: BTreeMap<String, Usage>,
+    /// Bytes that went over this machine's loopback from the first intended send until the last payment was final, headers
+    /// included and whoever sent them; `null` if that is not known.
+    #[serde(default)]
+    pub loopback_sent_bytes: Option<u64>,
     pub limit: LimitReport,
     /// Seconds for preparing (0 if it was there), making data directories, and until all nodes were active.
     pub start: StartReport,
@@ -519,7 +523,7 @@ mod tests {
             ("/block_final_ms", "p50 p99"),
             ("/nodes_state/0", "node height block state_root"),
             ("/faults/0", "kind targets at_s duration_s dip_ratio resync_s final_during first_final_s"),
-            ("/resources/node-1", "cpu_s rss_max_bytes disk_bytes fsyncs"),
+            ("/resources/node-1", "cpu_s storm_cpu_s rss_max_bytes rss_after_start_bytes disk_bytes fsyncs"),
             ("/limit", "verify_per_s_per_core ratio"),
         ];
         for (place, fields) in nested {

@@ -103,6 +103,7 @@ pub(crate) fn sample() -> Report {
         resends: BTreeMap::new(),
         blocks_undone: 0,
         resources: [("node-1".to_owned(), Usage::default())].into(),
+        loopback_sent_bytes: Some(90_000_000),
         limit: LimitReport { verify_per_s_per_core: 85_000.0, cores: 2, payments_per_s: 56_667.0, ratio: Some(0.035) },
         start: StartReport::default(),
         version: "0.1.0".into(),

@@ -1,11 +1,13 @@
 //! A storm from its scenario file to its report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use zeni_ledger::Genesis;
@@ -35,7 +37,7 @@ use crate::stage::{self, Stage, StageError};
 use crate::stored::{self, StoredError};
 use crate::storm_clock::StormClock;
 use crate::tracker::Tracker;
-use crate::watch;
+use crate::watch::{self, LOADGEN};
 use crate::witness::{self, Notebook};
 
 /// Between the stage being set and the first payment.
@@ -172,6 +174,8 @@ pub struct Run {
     faults: Faults,
     /// The tracker's follower and the witnesses.
     ears: JoinSet<()>,
+    /// Notes what the processes use between the storm's ends.
+    noting: JoinSet<()>,
 }
 
 impl Run {
@@ -218,7 +222,19 @@ impl Run {
             ears.spawn(Arc::clone(pairs).send(scene.everyone.clone(), clock));
         }
         let faults = Faults::default();
-        Self { scenario, genesis, book, scene, dispatch, finals, double_spends, stage, faults, ears }
+        Self {
+            scenario,
+            genesis,
+            book,
+            scene,
+            dispatch,
+            finals,
+            double_spends,
+            stage,
+            faults,
+            ears,
+            noting: JoinSet::new(),
+        }
     }
 
     /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
@@ -226,6 +242,8 @@ impl Run {
         self.faults = Faults::start(&self.scene, &self.scenario.faults);
         let pacer = Pacer::new(self.scenario.phases.clone(), self.book.len());
         let book = Arc::clone(&self.book);
+        let (all_answered, answered) = oneshot::channel();
+        self.noting.spawn(watch::note_storm(self.scene.clone(), Arc::clone(&book), answered));
         tokio::select! {
             sent = Arc::clone(&self.dispatch).run(pacer) => sent?,
             error = watch::watch(self.scene.clone(), &book) => return Ok(vec![error.to_string()]),
@@ -233,6 +251,8 @@ impl Run {
                 return Ok(vec![format!("not all payments were answered within {} s", self.scenario.timeouts.run_s)]);
             }
         }
+        // Whoever would hear it is gone only if the run is.
+        let _ = all_answered.send(());
         // A fault that outlasts the payments still happens and is undone; the run waits for it, and for what follows.
         let last_us = self.scenario.faults.iter().map(|fault| fault.end_s() * 1_000_000).max().unwrap_or(0);
         let wait = deadline.min(self.scene.clock.instant(last_us).into());
@@ -258,6 +278,9 @@ impl Run {
         failures.extend(self.stage.relay.as_mut().map(Relay::failures).unwrap_or_default());
         let names = watch::names(&self.scene).await;
         watch::note_fsyncs(&self.scene, &names).await;
+        // Whoever settled may have seen the last payment final just before it did.
+        let _ = tokio::time::timeout(2 * watch::FINAL_LOOK, self.noting.join_next()).await;
+        self.noting.abort_all();
         self.ears.abort_all();
         let killed = {
             let mut network = self.stage.network.lock().await;
@@ -281,10 +304,16 @@ impl Run {
         }
     }
 
+    /// Bytes that all programs of this machine sent each other during the storm.
+    pub fn loopback_sent_bytes(&self) -> Option<u64> {
+        self.scene.meter.lock().unwrap_or_else(PoisonError::into_inner).loopback_sent_bytes()
+    }
+
     /// What every process used, this one included.
-    pub fn resources(&self) -> std::collections::BTreeMap<String, Usage> {
+    pub fn resources(&self) -> BTreeMap<String, Usage> {
+        watch::note_this(&self.scene);
         let meter = self.scene.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = std::collections::BTreeMap::new();
+        let mut all = BTreeMap::new();
         if let Ok(network) = self.stage.network.try_lock() {
             for member in &network.members {
                 if let Some(usage) = meter.total(&member.process.name) {
@@ -293,7 +322,7 @@ impl Run {
                 }
             }
         }
-        all.extend(resources::read(std::process::id()).map(|usage| ("loadgen".to_owned(), usage)));
+        all.extend(meter.total(LOADGEN).map(|usage| (LOADGEN.to_owned(), usage)));
         all
     }
 }
