@@ -1,5 +1,6 @@
 //! After the storm: are all payments in the chain, do all nodes hold the same, is the receiver's balance right?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::faults::{Scene, node_info};
 use crate::follow;
 use crate::link::Link;
 use crate::network::Member;
-use crate::plan::TOKEN;
+use crate::plan::{Plan, TOKEN};
 use crate::process::ProcessError;
 
 /// Between two looks at all nodes.
@@ -20,6 +21,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 /// How often a question is put again whose answer was lost.
 const ATTEMPTS: usize = 5;
+
+/// Payers whose balances are asked for, at most.
+pub const SAMPLE_MAX: u64 = 1_000;
+/// Wrong balances that are told in words, at most; one is enough to fail.
+const WRONG_TOLD_MAX: usize = 8;
 
 /// Where a node stood at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,13 +179,54 @@ pub async fn states(scene: &Scene) -> Vec<NodeState> {
 }
 
 /// An account's balance as each node tells it.
-pub async fn balances(links: &[std::sync::Arc<Link>], id: AccountId) -> Result<Vec<i128>, AuditError> {
+pub async fn balances(links: &[Arc<Link>], id: AccountId) -> Result<Vec<i128>, AuditError> {
     let mut balances = Vec::new();
     for link in links {
         let info = account(link, id).await?;
         balances.push(balance(&info).map_err(|what| AuditError::Account { node: link.node.name.clone(), what })?);
     }
     Ok(balances)
+}
+
+/// Balances of payers, as every node told them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Balances {
+    /// How many payers were asked for at each node.
+    pub asked: u64,
+    /// Those that are not what the plan says, in words; not all of them if there are many.
+    pub wrong: Vec<String>,
+}
+
+/// Asks every node for the balances of these payers, all nodes at once, and compares them with what the plan says of them
+/// once each has made as many payments as `made` says.
+pub async fn sampled(links: &[Arc<Link>], plan: &Plan, payers: &[u64], made: impl Fn(u64) -> u64) -> Balances {
+    let expected: Arc<[(u64, AccountId, i128)]> =
+        payers.iter().map(|payer| (*payer, plan.payer_account(*payer), plan.balance(*payer, &made))).collect();
+    let mut asking = tokio::task::JoinSet::new();
+    for link in links {
+        asking.spawn(wrong_at(Arc::clone(link), Arc::clone(&expected)));
+    }
+    let mut wrong: Vec<String> = asking.join_all().await.concat();
+    wrong.sort_unstable();
+    wrong.truncate(WRONG_TOLD_MAX);
+    Balances { asked: payers.len() as u64, wrong }
+}
+
+async fn wrong_at(link: Arc<Link>, expected: Arc<[(u64, AccountId, i128)]>) -> Vec<String> {
+    let (mut wrong, node) = (Vec::new(), &link.node.name);
+    for (payer, id, expected) in expected.iter() {
+        let found = match account(&link, *id).await {
+            Ok(info) => balance(&info),
+            // Nobody else of that node is asked, for each would be waited for in vain.
+            Err(error) => return vec![error.to_string()],
+        };
+        match found {
+            Ok(found) if found == *expected => {}
+            Ok(found) => wrong.push(format!("payer {payer} holds {found} at {node}, not {expected}")),
+            Err(what) => wrong.push(format!("payer {payer} at {node}: {what}")),
+        }
+    }
+    wrong
 }
 
 async fn account(link: &Link, id: AccountId) -> Result<AccountInfo, AuditError> {

@@ -27,6 +27,9 @@ use crate::storm_clock::StormClock;
 /// counts as latency.
 pub const IN_FLIGHT_MAX: usize = 4_096;
 
+/// Between two looks at whether windows have moved.
+const WINDOW_LOOK: Duration = Duration::from_millis(5);
+
 /// A way into the ledger.
 #[derive(Debug, Clone)]
 pub enum Gate {
@@ -138,7 +141,7 @@ impl Dispatch {
         tokio::time::sleep_until(self.clock.instant(0).into()).await;
         let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut deliveries = JoinSet::new();
-        let mut number = 0;
+        let (mut number, mut all_final_below) = (0, 0);
         while let Some(chunk) = pacer.next_chunk(self.clock.now_us()) {
             // At full speed each submission takes as much room as leaves place for `in_flight` of them.
             let weight = match chunk.pace {
@@ -148,6 +151,7 @@ impl Dispatch {
             if let Some(due_us) = chunk.due_us() {
                 tokio::time::sleep_until(self.clock.instant(due_us).into()).await;
             }
+            self.wait_for_windows(&chunk, pacer.span(), &mut all_final_below).await;
             let permit = Arc::clone(&room).acquire_many_owned(weight as u32).await;
             let permit = permit.expect("the semaphore is never closed");
             let dispatch = Arc::clone(&self);
@@ -165,6 +169,22 @@ impl Dispatch {
             settled_or_panicked(ended)?;
         }
         Ok(())
+    }
+
+    /// Waits until the windows of a chunk's payers take it: everything is final that lies `span` payments before, or further.
+    /// `all_final_below` counts payments from the first that are final.
+    async fn wait_for_windows(&self, chunk: &Chunk, span: Option<u64>, all_final_below: &mut u64) {
+        let end = chunk.first + u64::from(chunk.count);
+        let needed = span.map_or(0, |span| end.saturating_sub(span));
+        loop {
+            while *all_final_below < needed && self.book.finalised(*all_final_below).is_some() {
+                *all_final_below += 1;
+            }
+            if *all_final_below >= needed {
+                return;
+            }
+            tokio::time::sleep(WINDOW_LOOK).await;
+        }
     }
 
     /// What the storm left behind. Meaningful once it has ended.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api_audit::ApiState;
-use crate::audit::{Halted, Settled, Verified};
+use crate::audit::{Balances, Halted, Settled, Verified};
 use crate::clock;
 use crate::double_spends::Resolved;
 use crate::faults::FaultRecord;
@@ -26,6 +26,8 @@ pub struct Findings {
     pub settled: Settled,
     /// The receiver's balance as each node tells it.
     pub balances: Vec<i128>,
+    /// Those of payers, as far as they were looked at.
+    pub payers: Balances,
     /// `None` if there is none, or if it could not be asked.
     pub api_server: Option<ApiState>,
     /// What became of the pairs that were sent to both sides of partitions.
@@ -71,7 +73,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         let head = follow::with(&run.scene.tracker, |tracker| (tracker.head().height, tracker.head().id));
         failures.push(format!("the tracked chain ends at height {} with {}, not at the nodes' block", head.0, head.1));
     }
-    let expected = plan.received(offered);
+    let expected = plan.judged_balance(plan.first(offered));
     failures.extend(odd_balances(&findings.balances));
     let complete = findings.settled.equal && findings.settled.tracked && tally.unfinal == 0 && tally.finals == offered;
     let mean = measure::mean_tps(tally.finals, 0, findings.settled.at_us).filter(|_| complete);
@@ -127,6 +129,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         },
         receiver_balance: findings.balances.first().map(i128::to_string),
         expected_balance: expected.to_string(),
+        payer_balances: findings.payers,
         nodes_state: findings.settled.states.clone(),
         nodes_equal: findings.settled.equal,
         api_server: findings.api_server.clone(),
@@ -156,7 +159,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
 }
 
 /// Payments that the phases want to send: all that were sent if a phase ends by the clock at full speed.
-fn offered(run: &Run) -> u64 {
+pub fn offered(run: &Run) -> u64 {
     let planned = crate::schedule::planned(&run.scenario.phases, run.book.len());
     planned.unwrap_or_else(|| run.book.tally().sent)
 }

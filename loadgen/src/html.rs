@@ -225,9 +225,11 @@ fn nodes(report: &Report) -> String {
         })
         .collect();
     let equal = if report.nodes_equal { "equal" } else { "not equal" };
+    let asked = grouped_integer(report.payer_balances.asked.into());
+    let wrong = if report.payer_balances.wrong.is_empty() { "none of them wrong" } else { "some of them wrong" };
     format!(
         "<h2>Nodes at the end: {equal}</h2>\n<div class=\"card\"><table><tr><th></th><th>height</th><th>block</th>\
-         <th>state root</th></tr>{rows}</table></div>\n"
+         <th>state root</th></tr>{rows}</table><p>Balances of {asked} payers were looked at, {wrong}.</p></div>\n"
     )
 }
 

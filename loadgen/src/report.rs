@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api_audit::ApiState;
-use crate::audit::{Halted, NodeState, Verified};
+use crate::audit::{Balances, Halted, NodeState, Verified};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::relay::Struck;
 use crate::resources::Usage;
@@ -67,9 +67,13 @@ pub struct Report {
     pub double_spends: DoubleSpends,
     pub throughput_tps: Throughput,
     pub latency_ms: Latency,
-    /// In the token's smallest unit, as the first node tells it; a text, for it may not fit a JSON number.
+    /// Of the one receiver, or where receivers are spread of the last payer, which is one: in the token's smallest unit, as
+    /// the first node tells it; a text, for it may not fit a JSON number.
     pub receiver_balance: Option<String>,
     pub expected_balance: String,
+    /// Balances of payers that were looked at at every node.
+    #[serde(default)]
+    pub payer_balances: Balances,
     pub nodes_state: Vec<NodeState>,
     pub nodes_equal: bool,
     /// `null` if there is none, or if it did not answer.
@@ -299,6 +303,9 @@ impl Report {
         let right = self.receiver_balance.as_ref() == Some(&self.expected_balance);
         let balance = self.receiver_balance.as_deref().unwrap_or("unknown");
         must(right, format!("the receiver's balance is {balance} instead of {}", self.expected_balance));
+        for wrong in &self.payer_balances.wrong {
+            must(false, format!("a payer's balance is wrong: {wrong}"));
+        }
         if self.settings.has_api_server() {
             let known = self.api_server.as_ref();
             let level = known.is_some_and(|api| api.as_the_nodes);
@@ -556,7 +563,8 @@ mod tests {
 
     #[test]
     fn what_must_always_hold_is_judged_without_a_threshold() {
-        let broken: [Break<Report>; 12] = [
+        let broken: [Break<Report>; 13] = [
+            ("a payer's balance", |report| report.payer_balances.wrong.push("payer 3 holds 5, not 0".into())),
             ("double spends are unresolved", |report| report.double_spends = DoubleSpends { made: 2, unresolved: 1 }),
             ("no double spend was taken", |report| report.settings.faults[0].double_spends = Some(1)),
             ("lost", |report| report.lost = 1),

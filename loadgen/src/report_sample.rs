@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api_audit::ApiState;
-use crate::audit::NodeState;
+use crate::audit::{Balances, NodeState};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::report::{
     BlockFinal, BlockPoint, DoubleSpends, FaultReport, Host, Latency, LimitReport, Report, Series, StartReport,
@@ -72,6 +72,7 @@ pub(crate) fn sample() -> Report {
         latency_ms: Latency { accepted: percentiles, included: percentiles, finals: later },
         receiver_balance: Some("5000050000".into()),
         expected_balance: "5000050000".into(),
+        payer_balances: Balances { asked: 1_000, wrong: Vec::new() },
         nodes_state: vec![state("node-1"), state("node-2"), state("node-3")],
         nodes_equal: true,
         api_server: Some(ApiState {

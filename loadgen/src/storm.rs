@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use zeni_ledger::Genesis;
 
 use crate::api_audit;
-use crate::audit::{self, AuditError, Verified};
+use crate::audit::{self, AuditError, Balances, Verified};
 use crate::book::Book;
 use crate::clock;
 use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
@@ -126,10 +126,18 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     failures.extend(cut_off);
     let balances = match halt {
         true => Vec::new(),
-        false => audit::balances(&scene.links, plan.receiver()).await.unwrap_or_else(|error| {
+        false => audit::balances(&scene.links, plan.judged_account()).await.unwrap_or_else(|error| {
             failures.push(error.to_string());
             Vec::new()
         }),
+    };
+    let payers = match halt {
+        true => Balances::default(),
+        false => {
+            let sample = plan.sample(run.book.len().min(plan.payers), audit::SAMPLE_MAX);
+            let made = plan.first(findings::offered(&run));
+            run.watched(audit::sampled(&scene.links, &plan, &sample, made), &mut failures).await
+        }
     };
     let api_server = api_server.transpose().unwrap_or_else(|error| {
         failures.push(error);
@@ -141,6 +149,7 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     let findings = Findings {
         settled,
         balances,
+        payers,
         api_server,
         double_spends,
         verified,
@@ -241,6 +250,7 @@ impl Run {
     async fn storm(&mut self, deadline: Instant) -> Result<Vec<String>, StormError> {
         self.faults = Faults::start(&self.scene, &self.scenario.faults);
         let pacer = Pacer::new(self.scenario.phases.clone(), self.book.len());
+        let pacer = pacer.within(self.scenario.window_span());
         let book = Arc::clone(&self.book);
         let (all_answered, answered) = oneshot::channel();
         self.noting.spawn(watch::note_storm(self.scene.clone(), Arc::clone(&book), answered));

@@ -25,7 +25,7 @@ use zeni_loadgen::follow;
 use zeni_loadgen::http::Http;
 use zeni_loadgen::link::{self, Link, NodeAddress};
 use zeni_loadgen::network::Network;
-use zeni_loadgen::plan::Role as KeyOf;
+use zeni_loadgen::plan::{Receivers, Role as KeyOf};
 use zeni_loadgen::prepare::{Parameters, Prepared, prepare};
 use zeni_loadgen::relay::{Fronts, Relay};
 use zeni_loadgen::router::{Preference, Router};
@@ -52,6 +52,9 @@ fn prepared(root: &std::path::Path) -> Prepared {
         state_depth: 8,
         batches_max: 64,
         fault_model: FaultModel::Crash,
+        paying_accounts: None,
+        payments_per_account: 1,
+        receivers: Receivers::Hot,
     };
     prepare(root, &parameters, zeni_loadgen::clock::unix_ms()).unwrap()
 }

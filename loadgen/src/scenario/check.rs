@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{API_SERVER, FAULTS_MAX, FaultKind, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
+use crate::plan::Receivers;
 use crate::prepare;
 use crate::relay;
 
@@ -17,6 +18,7 @@ impl Scenario {
             && self.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
         require(named, "name", &self.name, "it consists of 1 to 64 letters, digits and dashes")?;
         in_range("accounts", self.accounts, 1, prepare::ACCOUNTS_MAX)?;
+        self.check_payers()?;
         let taken = self.accounts_of_double_spends();
         require(taken < self.accounts, "accounts", self.accounts, format!("double spends alone take {taken} of them"))?;
         self.check_network()?;
@@ -33,6 +35,18 @@ impl Scenario {
         in_range("timeouts.settle_s", self.timeouts.settle_s, 1, self.timeouts.run_s)?;
         in_range("timeouts.stop_s", self.timeouts.stop_s, 1, 600)?;
         in_range("timeouts.submit_ms", self.timeouts.submit_ms, 50, 120_000)
+    }
+
+    fn check_payers(&self) -> Result<(), ScenarioError> {
+        let least = if self.receivers == Receivers::Spread { 2 } else { 1 };
+        in_range("paying_accounts", self.payers(), least, self.accounts)?;
+        in_range("payments_per_account", self.payments_per_account, 1, prepare::PAYMENTS_MAX)?;
+        let payments = self.payers().saturating_mul(self.payments_per_account);
+        in_range("payments of all paying accounts", payments, 1, prepare::PAYMENTS_MAX)?;
+        let as_in_2016 = self.payers() == self.accounts && payments == self.accounts && least == 1;
+        let expected = "double spends go with accounts that all pay once, to one receiver";
+        let right = as_in_2016 || self.accounts_of_double_spends() == 0;
+        require(right, "payments_per_account", self.payments_per_account, expected)
     }
 
     fn check_network(&self) -> Result<(), ScenarioError> {
@@ -98,7 +112,7 @@ impl Scenario {
             let last = number + 1 == self.phases.len();
             let one = phase.payments.is_some() != phase.duration_s.is_some() || last && phase.payments.is_none();
             require(one, &field("payments"), format!("{:?}", phase.payments), "give either payments or duration_s")?;
-            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.accounts)?;
+            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.payers() * self.payments_per_account)?;
             in_range(&field("duration_s"), phase.duration_s.unwrap_or(1), 1, 86_400)?;
             in_range(&field("in_flight"), phase.in_flight as u64, 1, 1_024)?;
             if let Rate::PerSecond(rate) = phase.rate_per_s {
@@ -111,7 +125,7 @@ impl Scenario {
             planned = planned.saturating_add(phase.payments.unwrap_or(by_time));
         }
         let payments = self.payments();
-        let expected = format!("there are {payments} accounts with one payment each, besides those of double spends");
+        let expected = format!("the paying accounts make {payments} payments, besides those of double spends");
         require(planned <= payments, "payments of all phases", planned, expected)
     }
 
