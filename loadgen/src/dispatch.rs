@@ -19,6 +19,7 @@ use crate::delivery::{Answer, Delivery, Failure, Next, Settled};
 use crate::http::Http;
 use crate::latency::Latencies;
 use crate::link::Link;
+use crate::overload::Offers;
 use crate::router::Router;
 use crate::schedule::{Chunk, Pace, Pacer};
 use crate::storm_clock::StormClock;
@@ -46,14 +47,15 @@ pub struct ApiGate {
 }
 
 impl Gate {
-    fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         match self {
             Self::Node(link) => link.is_up(),
             Self::Api(_) => true,
         }
     }
 
-    async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
+    /// Submits payments and gives the answer to each.
+    pub async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
         match self {
             Self::Node(link) => link.submit(payments.to_vec(), deadline).await,
             Self::Api(api) => {
@@ -93,6 +95,28 @@ pub struct Outcome {
     pub resends: BTreeMap<&'static str, u64>,
     /// When the last payment left for the first time, in microseconds from the start.
     pub last_sent_us: u64,
+    /// The last phase, once it was sent.
+    pub last_phase: Stretch,
+    /// Of an overload, once it is over.
+    pub offers: Option<Offers>,
+}
+
+/// A stretch of the storm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// Microseconds from the start of the storm.
+    pub began_us: u64,
+    pub ended_us: u64,
+    /// Payments that were accepted in it.
+    pub accepted: u64,
+}
+
+impl Stretch {
+    /// Payments accepted a second; 0 if it had no length.
+    pub fn accepted_per_s(&self) -> f64 {
+        let span_us = self.ended_us.saturating_sub(self.began_us);
+        if span_us == 0 { 0.0 } else { self.accepted as f64 * 1e6 / span_us as f64 }
+    }
 }
 
 /// Why a storm could not be sent.
@@ -131,6 +155,8 @@ impl Dispatch {
             refusals: BTreeMap::new(),
             resends: BTreeMap::new(),
             last_sent_us: 0,
+            last_phase: Stretch::default(),
+            offers: None,
         };
         let outcome = Mutex::new(outcome);
         Arc::new(Self { book, file, gates, router, clock, submit_timeout, outcome })
@@ -142,7 +168,12 @@ impl Dispatch {
         let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut deliveries = JoinSet::new();
         let (mut number, mut all_final_below) = (0, 0);
+        // When the running phase began, and how many payments were accepted before it.
+        let (mut began_us, mut before) = (0, 0);
         while let Some(chunk) = pacer.next_chunk(self.clock.now_us()) {
+            if pacer.phase_started_us() != began_us {
+                (began_us, before) = (pacer.phase_started_us(), self.book.counts().1);
+            }
             // At full speed each submission takes as much room as leaves place for `in_flight` of them.
             let weight = match chunk.pace {
                 Pace::Open { .. } => 1,
@@ -165,6 +196,9 @@ impl Dispatch {
                 settled_or_panicked(ended)?;
             }
         }
+        let accepted = self.book.counts().1 - before;
+        let last_phase = Stretch { began_us, ended_us: self.clock.now_us(), accepted };
+        self.with_outcome(|outcome| outcome.last_phase = last_phase);
         while let Some(ended) = deliveries.join_next().await {
             settled_or_panicked(ended)?;
         }
@@ -268,7 +302,10 @@ impl Dispatch {
     }
 }
 
-fn settled_or_panicked(ended: Result<Result<(), DispatchError>, tokio::task::JoinError>) -> Result<(), DispatchError> {
+/// What came of a task that sends.
+pub fn settled_or_panicked(
+    ended: Result<Result<(), DispatchError>, tokio::task::JoinError>,
+) -> Result<(), DispatchError> {
     match ended {
         Ok(delivered) => delivered,
         Err(error) => Err(DispatchError::Abort(format!("a delivery ended unexpectedly: {error}"))),

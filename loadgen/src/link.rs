@@ -138,10 +138,10 @@ fn answer(verdict: &Verdict) -> Answer {
     match verdict {
         Verdict::Accepted { .. } | Verdict::Known { .. } => Answer::Accepted,
         Verdict::Refused(Refusal::SequenceUsed) => Answer::SequenceUsed,
-        Verdict::Refused(Refusal::Overloaded { retry_after_ms }) => {
-            Answer::Later { after_ms: (*retry_after_ms).into() }
+        Verdict::Refused(refusal) if refusal.is_transient() => {
+            let after_ms = if let Refusal::Overloaded { retry_after_ms } = refusal { *retry_after_ms } else { 0 };
+            Answer::Later { after_ms: after_ms.into(), code: refusal.code() }
         }
-        Verdict::Refused(refusal) if refusal.is_transient() => Answer::Later { after_ms: 0 },
         Verdict::Refused(refusal) => Answer::Refused { code: refusal.code() },
     }
 }
@@ -156,8 +156,11 @@ mod tests {
         assert_eq!(answer(&Verdict::Accepted { copies: 1 }), Answer::Accepted);
         assert_eq!(answer(&Verdict::Known { copies: 2 }), Answer::Accepted);
         assert_eq!(refused(Refusal::SequenceUsed), Answer::SequenceUsed);
-        assert_eq!(refused(Refusal::Overloaded { retry_after_ms: 40 }), Answer::Later { after_ms: 40 });
-        assert_eq!(refused(Refusal::DiskFull), Answer::Later { after_ms: 0 });
+        assert_eq!(
+            refused(Refusal::Overloaded { retry_after_ms: 40 }),
+            Answer::Later { after_ms: 40, code: "overloaded" }
+        );
+        assert_eq!(refused(Refusal::DiskFull), Answer::Later { after_ms: 0, code: "disk_full" });
         assert_eq!(refused(Refusal::BadSignature), Answer::Refused { code: "bad_signature" });
     }
 

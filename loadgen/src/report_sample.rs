@@ -101,6 +101,7 @@ pub(crate) fn sample() -> Report {
             final_during_max: Some(0),
             first_final_s: Some(1.9),
         }],
+        overload: None,
         resends: BTreeMap::new(),
         blocks_undone: 0,
         resources: [("node-1".to_owned(), Usage::default())].into(),

@@ -52,7 +52,7 @@ struct Lives {
 impl Lives {
     fn total(&self) -> Usage {
         let storm_cpu_s = match self.storm {
-            (Some(began_s), Some(ended_s)) => Some(ended_s - began_s),
+            (Some(began_s), Some(ended_s)) => Some(in_ticks(ended_s - began_s)),
             _ => None,
         };
         let rss_after_start_bytes = self.rss_after_start_bytes;
@@ -109,6 +109,11 @@ impl Meter {
     pub fn total(&self, name: &str) -> Option<Usage> {
         self.processes.get(name).map(Lives::total)
     }
+}
+
+/// Free of the digits that subtraction adds.
+fn in_ticks(seconds: f64) -> f64 {
+    (seconds * TICKS_PER_S).round() / TICKS_PER_S
 }
 
 fn sum(before: &Usage, now: &Usage) -> Usage {

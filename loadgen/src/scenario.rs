@@ -51,6 +51,9 @@ pub struct Scenario {
     pub target_node: Option<String>,
     pub network: Network,
     pub phases: Vec<Phase>,
+    /// What follows the phases, of which the last is then at full speed for a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
     #[serde(default)]
     pub faults: Vec<Fault>,
     #[serde(default)]
@@ -148,6 +151,19 @@ pub struct Phase {
     pub rate_per_s: Rate,
     /// Submissions of up to 1,024 payments that wait for an answer at full speed.
     #[serde(default = "default_in_flight")]
+    pub in_flight: usize,
+}
+
+/// Payments are offered at a rate that the ledger does not clear, whatever is answered: see [`crate::overload`]. Those that
+/// are not taken in the end are not lost, for nobody promised anything.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overload {
+    /// The rate, as a multiple of what was accepted a second in the last phase.
+    pub times: f64,
+    pub duration_s: u64,
+    /// Submissions of up to 1,024 payments that wait for an answer, at most; further ones are not offered at their time. It must
+    /// be enough for the nodes' queues, or nobody has anything to refuse: 64 fill one of 65,536 payments.
     pub in_flight: usize,
 }
 
@@ -274,6 +290,13 @@ pub struct Thresholds {
     pub resync_below_outage: bool,
     /// Resident memory of the largest process.
     pub rss_max_bytes: Option<u64>,
+    /// Of the largest node; once all are active, and at any time.
+    pub node_rss_after_start_max_bytes: Option<u64>,
+    pub node_rss_max_bytes: Option<u64>,
+    pub api_server_rss_max_bytes: Option<u64>,
+    pub loadgen_rss_max_bytes: Option<u64>,
+    /// Payments that blocks of the overload list a second, over the same in the last phase.
+    pub goodput_ratio_min: Option<f64>,
 }
 
 impl Thresholds {

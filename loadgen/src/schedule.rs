@@ -51,7 +51,7 @@ impl Chunk {
 }
 
 /// Microseconds that `count` payments take at a rate.
-fn spaced(count: u64, rate_per_s: u32) -> u64 {
+pub fn spaced(count: u64, rate_per_s: u32) -> u64 {
     let us = u128::from(count) * 1_000_000 / u128::from(rate_per_s);
     u64::try_from(us).expect("a phase ends within the lifetime of the machine")
 }
@@ -95,6 +95,11 @@ impl Pacer {
     /// The same for payments that need the one `span` before them to be final. No chunk is longer than that.
     pub fn within(self, span: Option<u64>) -> Self {
         Self { span, ..self }
+    }
+
+    /// When the running phase started, in microseconds; once all are over, when the last one ended.
+    pub fn phase_started_us(&self) -> u64 {
+        self.phase_started_us
     }
 
     /// How far before a payment the one lies that must be final first.

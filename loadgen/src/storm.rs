@@ -25,13 +25,14 @@ use crate::findings::{self, Findings};
 use crate::follow;
 use crate::limit::{self, Limit};
 use crate::network::{NetworkError, Programs};
+use crate::overload;
 use crate::prepare::{self, PrepareError, Prepared};
 use crate::process::ProcessError;
 use crate::relay::Relay;
 use crate::report::Report;
 use crate::resources::{self, Meter, Usage};
 use crate::router::{Preference, Router};
-use crate::scenario::{API_SERVER, Phase, Rate, Scenario, ScenarioError, Target};
+use crate::scenario::{API_SERVER, Overload, Phase, Rate, Scenario, ScenarioError, Target};
 use crate::schedule::Pacer;
 use crate::stage::{self, Stage, StageError};
 use crate::stored::{self, StoredError};
@@ -135,7 +136,7 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
         true => Balances::default(),
         false => {
             let sample = plan.sample(run.book.len().min(plan.payers), audit::SAMPLE_MAX);
-            let made = plan.first(findings::offered(&run));
+            let made = findings::made(&run, &plan);
             run.watched(audit::sampled(&scene.links, &plan, &sample, made), &mut failures).await
         }
     };
@@ -218,7 +219,8 @@ impl Run {
         };
         let router = Router::new(preference, gates.len());
         let submit_timeout = Duration::from_millis(scenario.timeouts.submit_ms);
-        let expected_us = expected_us(&scenario.phases, payments);
+        let overload_us = scenario.overload.map_or(0, |overload| overload.duration_s * 1_000_000);
+        let expected_us = expected_us(&scenario.phases, payments) + overload_us;
         let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
         let mut ears = JoinSet::new();
         let nodes = stage.links.iter().map(|link| link.node.clone()).collect();
@@ -254,8 +256,15 @@ impl Run {
         let book = Arc::clone(&self.book);
         let (all_answered, answered) = oneshot::channel();
         self.noting.spawn(watch::note_storm(self.scene.clone(), Arc::clone(&book), answered));
+        let sending = async {
+            Arc::clone(&self.dispatch).run(pacer).await?;
+            match self.scenario.overload {
+                Some(wanted) => offer(&self.dispatch, wanted).await,
+                None => Ok(()),
+            }
+        };
         tokio::select! {
-            sent = Arc::clone(&self.dispatch).run(pacer) => sent?,
+            sent = sending => sent?,
             error = watch::watch(self.scene.clone(), &book) => return Ok(vec![error.to_string()]),
             () = sleep_until(deadline) => {
                 return Ok(vec![format!("not all payments were answered within {} s", self.scenario.timeouts.run_s)]);
@@ -361,6 +370,16 @@ fn gates(scenario: &Scenario, stage: &Stage) -> Vec<Gate> {
         }
         _ => stage.links.iter().map(|link| Gate::Node(Arc::clone(link))).collect(),
     }
+}
+
+/// Offers more than is taken, by what the last phase had accepted.
+async fn offer(dispatch: &Arc<Dispatch>, wanted: Overload) -> Result<(), DispatchError> {
+    let max = dispatch.with_outcome(|outcome| outcome.last_phase).accepted_per_s();
+    let rate_per_s = (max * wanted.times).round() as u32;
+    eprintln!("the last phase had {max:.0} payments/s accepted; offering {rate_per_s}/s for {} s", wanted.duration_s);
+    let offers = overload::offer(Arc::clone(dispatch), wanted, rate_per_s).await?;
+    dispatch.with_outcome(|outcome| outcome.offers = Some(offers));
+    Ok(())
 }
 
 /// How long the phases last at their rates; full speed is guessed, for it decides only how charts are cut.

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{API_SERVER, FAULTS_MAX, FaultKind, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
+use zeni_ledger::window::WINDOW_WIDTH;
+
+use super::{API_SERVER, FAULTS_MAX, FaultKind, Full, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
+use crate::dispatch::IN_FLIGHT_MAX;
 use crate::plan::Receivers;
 use crate::prepare;
 use crate::relay;
@@ -23,6 +26,7 @@ impl Scenario {
         require(taken < self.accounts, "accounts", self.accounts, format!("double spends alone take {taken} of them"))?;
         self.check_network()?;
         self.check_phases()?;
+        self.check_overload()?;
         in_range("number of faults", self.faults.len() as u64, 0, FAULTS_MAX as u64)?;
         for number in 0..self.faults.len() {
             self.check_fault(number)?;
@@ -129,6 +133,31 @@ impl Scenario {
         require(planned <= payments, "payments of all phases", planned, expected)
     }
 
+    fn check_overload(&self) -> Result<(), ScenarioError> {
+        let Some(overload) = &self.overload else {
+            let found = self.thresholds.goodput_ratio_min;
+            let expected = "there is no overload to judge";
+            return require(found.is_none(), "thresholds.goodput_ratio_min", found.unwrap_or_default(), expected);
+        };
+        let right = overload.times.is_finite() && (1.0..=100.0).contains(&overload.times);
+        require(right, "overload.times", overload.times, "it lies from 1 to 100")?;
+        in_range("overload.duration_s", overload.duration_s, 1, 86_400)?;
+        in_range("overload.in_flight", overload.in_flight as u64, 1, IN_FLIGHT_MAX as u64)?;
+        let last = self.phases.last().is_some_and(|phase| {
+            phase.duration_s.is_some() && phase.payments.is_none() && phase.rate_per_s == Rate::Full(Full::Full)
+        });
+        require(
+            last,
+            "overload",
+            "set",
+            "the last phase is at full speed for duration_s, to know what the maximum is",
+        )?;
+        let window = self.window_span().is_none();
+        require(window, "overload", "set", format!("no account pays more than {WINDOW_WIDTH} times: none waits"))?;
+        let harmless = self.faults.is_empty() && !self.audit.halt;
+        require(harmless, "overload", "set", "it goes without faults")
+    }
+
     fn check_fault(&self, number: usize) -> Result<(), ScenarioError> {
         let fault = &self.faults[number];
         let field = |name: &str| format!("faults[{number}].{name}");
@@ -181,6 +210,7 @@ impl Scenario {
             ("final_p99_ms_max", thresholds.final_p99_ms_max),
             ("dip_ratio_min", thresholds.dip_ratio_min),
             ("resync_s_max", thresholds.resync_s_max),
+            ("goodput_ratio_min", thresholds.goodput_ratio_min),
         ];
         for (name, value) in numbers {
             let right = value.is_none_or(|value| value.is_finite() && value > 0.0);
