@@ -66,7 +66,8 @@ mod tests {
         let plan = Plan::of_2016(5, 600);
         let genesis = GenesisId([4; 32]);
         let receiver = plan.receiver();
-        let payment = |index| plan.payment(index, &plan.payer(index, receiver), 9, &genesis);
+        let payer = |index| plan.payer(index, receiver, |number| plan.account(number));
+        let payment = |index| plan.payment(index, &payer(index), 9, &genesis);
         let mut payments: Vec<Payment> = (0..600).map(payment).collect();
         let limit = measure(&payments, &genesis, Duration::from_millis(30)).unwrap();
         assert!(limit.verify_per_s_per_core > 0.0 && limit.payments_per_s(3) < limit.payments_per_s(1));

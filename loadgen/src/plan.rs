@@ -8,13 +8,14 @@
 //! payer may pay another one instead of the one receiver; since each holds all that it pays from the beginning, no order of
 //! execution makes a payment fail.
 
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
+use sha2::Sha512;
 use zeni_ledger::hash::hash_parts;
 use zeni_ledger::identity::PublicKey;
 use zeni_ledger::payment::PaymentBody;
-use zeni_ledger::{AccountId, Amount, GenesisId, Payment, Sequence, TokenId};
-
-use ed25519_dalek::SigningKey;
+use zeni_ledger::{AccountId, Amount, GenesisId, Payment, Sequence, SignatureBytes, TokenId};
 
 /// The token of every storm.
 pub const TOKEN: TokenId = TokenId(1);
@@ -53,7 +54,8 @@ pub struct Plan {
 /// A payer as its payments see it: worth computing once for all of them.
 #[derive(Debug)]
 pub struct Payer {
-    key: SigningKey,
+    secret: ExpandedSecretKey,
+    public: VerifyingKey,
     from: AccountId,
     to: AccountId,
 }
@@ -103,25 +105,40 @@ impl Plan {
         1 + drawn % (self.payers - 1).max(1)
     }
 
-    /// What all payments of payer `payer` share. `hot` is [`Self::receiver`], which is worth computing once.
-    pub fn payer(&self, payer: u64, hot: AccountId) -> Payer {
-        let key = self.account_key(self.number(payer));
+    /// What all payments of payer `payer` share. `hot` is [`Self::receiver`], which is worth computing once, and `account` gives
+    /// accounts by their numbers as [`Self::account`] does.
+    ///
+    /// # Panics
+    /// If `account` gives what is no key. If it gives another key than the payer's its payments do not verify.
+    pub fn payer(&self, payer: u64, hot: AccountId, account: impl Fn(u64) -> AccountId) -> Payer {
+        let number = self.number(payer);
+        let from = account(number);
         let to = match self.receivers {
             Receivers::Hot => hot,
-            Receivers::Spread => self.payer_account((payer + self.stride()) % self.payers),
+            Receivers::Spread => account(self.number((payer + self.stride()) % self.payers)),
         };
-        Payer { from: account_of(&key), key, to }
+        let secret = ExpandedSecretKey::from(&self.account_secret(number));
+        let public = VerifyingKey::from_bytes(&from.0).expect("an account of this plan is a key");
+        Payer { secret, public, from, to }
     }
 
     /// The account of payer `payer`.
     pub fn payer_account(&self, payer: u64) -> AccountId {
-        account_of(&self.account_key(self.number(payer)))
+        self.account(self.number(payer))
     }
 
     /// The key of the account with this number, 1 … [`Self::accounts`].
     pub fn account_key(&self, number: u64) -> SigningKey {
-        let seed = hash_parts(ACCOUNT_DOMAIN, &[&self.seed.to_le_bytes(), &number.to_le_bytes()]);
-        SigningKey::from_bytes(&seed)
+        SigningKey::from_bytes(&self.account_secret(number))
+    }
+
+    fn account_secret(&self, number: u64) -> [u8; 32] {
+        hash_parts(ACCOUNT_DOMAIN, &[&self.seed.to_le_bytes(), &number.to_le_bytes()])
+    }
+
+    /// The account with this number. That is as dear as signing; who has the account file reads it there.
+    pub fn account(&self, number: u64) -> AccountId {
+        account_of(&self.account_key(number))
     }
 
     /// What the account with this number holds at genesis: all that it would pay.
@@ -168,7 +185,10 @@ impl Plan {
             flags: 0,
             reference,
         };
-        body.sign(&payer.key, genesis)
+        // A signing key would compute the public key anew.
+        let unsigned = body.with_signature(SignatureBytes([0; 64]));
+        let signature = raw_sign::<Sha512>(&payer.secret, &unsigned.signed_bytes(genesis), &payer.public);
+        body.with_signature(SignatureBytes(signature.to_bytes()))
     }
 
     /// The index of a payment of this plan, by its reference; `None` if it is somebody else's.
@@ -255,7 +275,8 @@ mod tests {
     const GENESIS: GenesisId = GenesisId([3; 32]);
 
     fn payment(plan: &Plan, index: u64) -> Payment {
-        plan.payment(index, &plan.payer(plan.payer_of(index), plan.receiver()), 9, &GENESIS)
+        let payer = plan.payer(plan.payer_of(index), plan.receiver(), |number| plan.account(number));
+        plan.payment(index, &payer, 9, &GENESIS)
     }
 
     #[test]
@@ -272,6 +293,15 @@ mod tests {
                 assert_eq!(sum, plan.received(plan.first(count)));
                 assert_eq!((plan.judged_account(), plan.judged_balance(plan.first(count))), (plan.receiver(), sum));
             }
+        }
+    }
+
+    #[test]
+    fn a_payment_is_signed_as_its_payers_key_signs() {
+        for plan in [PLAN, FEW] {
+            let payment = payment(&plan, 7);
+            let key = plan.account_key(plan.number(7));
+            assert_eq!(payment, payment.body().sign(&key, &GENESIS));
         }
     }
 

@@ -18,7 +18,7 @@ use zeni_ledger::genesis::{
 };
 use zeni_ledger::hash::hash_parts;
 use zeni_ledger::payment::PAYMENT_BYTES;
-use zeni_ledger::{Amount, Genesis, GenesisId, Payment};
+use zeni_ledger::{AccountId, Amount, Genesis, GenesisId, Payment};
 
 use crate::plan::{self, NETWORK, Payer, Plan, Receivers, Role, TOKEN};
 
@@ -267,13 +267,12 @@ fn make(directory: &Path, parameters: &Parameters, now_ms: u64) -> Result<(), Pr
     // The digest is over the whole file: 44 bytes an account, read once, as every node does at its start.
     let bytes = fs::read(&accounts).map_err(file_error("reading", &accounts))?;
     let genesis = genesis(parameters, now_ms, accounts_digest(&bytes));
-    drop(bytes);
     // Parsing it again applies every check that a node will.
     let genesis = Genesis::from_toml(&genesis.to_toml())?;
     let path = directory.join(GENESIS_FILE);
     fs::write(&path, genesis.to_toml()).map_err(file_error("writing", &path))?;
     let valid_until = valid_until(now_ms);
-    write_payments(&directory.join(PAYMENTS_FILE), &plan, valid_until, &genesis.id())?;
+    write_payments(&directory.join(PAYMENTS_FILE), &plan, &bytes, valid_until, &genesis.id())?;
     let meta = Meta {
         format: FORMAT,
         parameters: parameters.clone(),
@@ -346,7 +345,13 @@ fn write_accounts(path: &Path, plan: &Plan) -> Result<(), PrepareError> {
     file.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).map_err(write_error())
 }
 
-fn account_record(account: &zeni_ledger::AccountId, amount: Amount) -> [u8; ACCOUNT_RECORD_BYTES] {
+/// The account with this number in the account file.
+fn account_at(accounts: &[u8], number: u64) -> AccountId {
+    let at = ACCOUNTS_MAGIC.len() + size_of::<u64>() + (number as usize - 1) * ACCOUNT_RECORD_BYTES;
+    AccountId(accounts[at..at + 32].try_into().expect("32 bytes"))
+}
+
+fn account_record(account: &AccountId, amount: Amount) -> [u8; ACCOUNT_RECORD_BYTES] {
     let mut record = [0; ACCOUNT_RECORD_BYTES];
     record[..32].copy_from_slice(&account.0);
     record[32..36].copy_from_slice(&TOKEN.0.to_le_bytes());
@@ -355,8 +360,14 @@ fn account_record(account: &zeni_ledger::AccountId, amount: Amount) -> [u8; ACCO
 }
 
 /// Payers in turn, each with a number of its payments, so that its keys are made once for all of these: making them costs as
-/// much as signing one payment.
-fn write_payments(path: &Path, plan: &Plan, valid_until: u32, genesis: &GenesisId) -> Result<(), PrepareError> {
+/// much as signing one payment, so public keys are read from the account file, whose bytes `accounts` are.
+fn write_payments(
+    path: &Path,
+    plan: &Plan,
+    accounts: &[u8],
+    valid_until: u32,
+    genesis: &GenesisId,
+) -> Result<(), PrepareError> {
     let write_error = || file_error("writing", path);
     let file = File::create(path).map_err(write_error())?;
     let hot = plan.receiver();
@@ -367,7 +378,9 @@ fn write_payments(path: &Path, plan: &Plan, valid_until: u32, genesis: &GenesisI
     let rounds = CHUNK / together;
     for first in (0..plan.payers).step_by(together as usize) {
         let count = together.min(plan.payers - first) as usize;
-        (0..count).into_par_iter().map(|offset| plan.payer(first + offset as u64, hot)).collect_into_vec(&mut payers);
+        let account = |number| account_at(accounts, number);
+        let known = (0..count).into_par_iter().map(|offset| plan.payer(first + offset as u64, hot, account));
+        known.collect_into_vec(&mut payers);
         for round in (0..plan.payments_per_account).step_by(rounds as usize) {
             let rows = rounds.min(plan.payments_per_account - round);
             let signed = (0..count * rows as usize).into_par_iter().map(|place| {
@@ -537,7 +550,7 @@ mod tests {
                 zeni_ledger::Batch::sign(zeni_ledger::ValidatorIndex(0), 1, payments, &key, &prepared.genesis_id);
             let batch = zeni_ledger::VerifiedBatch::vouch(batch, &prepared.genesis_id);
             let executed = zeni_ledger::execute::execute(&mut state, &prepared.genesis.rules, NOW_MS, &[batch]);
-            assert_eq!((u64::from(executed.applied), executed.rejected, executed.skipped), (plan.payments(), 0, 0));
+            assert_eq!((executed.applied, executed.rejected, executed.skipped), (plan.payments(), 0, 0));
             let made = || plan.first(plan.payments());
             let units = |account| state.account(&account).unwrap().balance(TOKEN).units();
             assert_eq!(units(plan.receiver()), plan.received(made()));
