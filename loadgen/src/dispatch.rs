@@ -55,11 +55,12 @@ impl Gate {
     }
 
     /// Submits payments and gives the answer to each.
-    pub async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
+    pub async fn submit(&self, payments: Vec<Payment>, deadline: Duration) -> Result<Vec<Answer>, Failure> {
         match self {
-            Self::Node(link) => link.submit(payments.to_vec(), deadline).await,
+            Self::Node(link) => link.submit(payments, deadline).await,
             Self::Api(api) => {
-                let body = Bytes::copy_from_slice(Payment::slice_as_bytes(payments));
+                let body = Bytes::copy_from_slice(Payment::slice_as_bytes(&payments));
+                drop(payments);
                 api.http.submit(&api.address, body, deadline).await
             }
         }
@@ -227,7 +228,6 @@ impl Dispatch {
     }
 
     async fn deliver(&self, number: u64, chunk: Chunk) -> Result<(), DispatchError> {
-        let payments = self.file.read(chunk.first, chunk.count as usize)?;
         let leaves_us = self.clock.now_us();
         for index in chunk.first..chunk.first + u64::from(chunk.count) {
             self.book.send(index, Tick::from_us(chunk.intended_us(index, leaves_us)));
@@ -237,7 +237,8 @@ impl Dispatch {
         let mut avoid = None;
         loop {
             let gate = self.router.choose(number, avoid, |gate| self.gates[gate].is_up(), self.clock.now_us());
-            let next = match self.attempt(gate, &delivery, &payments).await {
+            let left = self.read_left(&chunk, &delivery)?;
+            let next = match self.gates[gate].submit(left, self.submit_timeout).await {
                 Ok(answers) => {
                     self.router.trust(gate);
                     self.settle(&chunk, leaves_us, &mut delivery, &answers)
@@ -261,13 +262,11 @@ impl Dispatch {
         }
     }
 
-    async fn attempt(&self, gate: usize, delivery: &Delivery, all: &[Payment]) -> Result<Vec<Answer>, Failure> {
-        let gate = &self.gates[gate];
-        if delivery.left().len() == all.len() {
-            return gate.submit(all, self.submit_timeout).await;
-        }
-        let left: Vec<Payment> = delivery.left().iter().map(|place| all[*place as usize]).collect();
-        gate.submit(&left, self.submit_timeout).await
+    /// Reads what is left of a chunk: for every attempt anew, so that nothing of it is held while it waits for its answer.
+    fn read_left(&self, chunk: &Chunk, delivery: &Delivery) -> io::Result<Vec<Payment>> {
+        let all = self.file.read(chunk.first, chunk.count as usize)?;
+        let left = delivery.left();
+        if left.len() == all.len() { Ok(all) } else { Ok(left.iter().map(|place| all[*place as usize]).collect()) }
     }
 
     fn settle(&self, chunk: &Chunk, leaves_us: u64, delivery: &mut Delivery, answers: &[Answer]) -> Next {

@@ -98,8 +98,11 @@ impl Link {
 
     /// Asks the node.
     pub async fn ask(&self, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
+        self.exchange(encode_request(request).into(), deadline).await
+    }
+
+    async fn exchange(&self, body: Bytes, deadline: Duration) -> Result<Reply, Failure> {
         let connection = self.connection().ok_or_else(|| Failure::Disconnected("not connected".into()))?;
-        let body = Bytes::from(encode_request(request));
         let answer = connection.request_within(body, deadline).await.map_err(request_failure)?;
         match decode_reply(&answer) {
             Ok(Reply::Refused(error)) => Err(refused(error)),
@@ -110,7 +113,9 @@ impl Link {
 
     /// Submits payments and reads the verdict of each.
     pub async fn submit(&self, payments: Vec<Payment>, deadline: Duration) -> Result<Vec<Answer>, Failure> {
-        match self.ask(&Request::Submit(payments), deadline).await? {
+        // The payments themselves are gone before the answer is waited for.
+        let body = Bytes::from(encode_request(&Request::Submit(payments)));
+        match self.exchange(body, deadline).await? {
             Reply::Submitted(verdicts) => Ok(verdicts.iter().map(answer).collect()),
             other => Err(Failure::Fatal(format!("{} answers a submission with {other:?}", self.node.name))),
         }

@@ -107,7 +107,7 @@ async fn offer_once(
     let count = indices.len() as u64;
     locked(offers).offered += count;
     let gate = dispatch.router.choose(number, None, |gate| dispatch.gates[gate].is_up(), dispatch.clock.now_us());
-    let submitted = dispatch.gates[gate].submit(&payments, dispatch.submit_timeout).await;
+    let submitted = dispatch.gates[gate].submit(payments, dispatch.submit_timeout).await;
     let now_us = dispatch.clock.now_us();
     let mut known = locked(offers);
     match submitted {

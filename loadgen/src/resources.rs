@@ -97,12 +97,12 @@ impl Meter {
 
     /// All processes, each read again that lives.
     fn read_again(&mut self) -> impl Iterator<Item = &mut Lives> {
-        self.processes.values_mut().map(|lives| {
+        for lives in self.processes.values_mut() {
             if let Some(usage) = lives.pid.and_then(read) {
                 lives.current = Usage { fsyncs: lives.current.fsyncs, ..usage };
             }
-            lives
-        })
+        }
+        self.processes.values_mut()
     }
 
     /// What the process used in all its lives; `None` if it was never seen.
