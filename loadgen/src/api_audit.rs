@@ -45,7 +45,7 @@ struct Holding {
 /// Gives what it saw last, or in words why it saw nothing. `None` if there is no API server.
 pub async fn settle(scene: &Scene, plan: &Plan, deadline: Instant) -> Option<Result<ApiState, String>> {
     let address = scene.api.as_ref()?;
-    let path = format!("/v1/accounts/{}", plan.receiver());
+    let path = format!("/v1/accounts/{}", plan.judged_account());
     loop {
         let seen = match scene.http.get(address, &path, LOOK_DEADLINE).await {
             Ok(page) if page.status.is_success() => read(&page.body),

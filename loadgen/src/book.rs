@@ -1,20 +1,25 @@
-//! One line for each payment of a storm: sent, accepted, refused, included, final. Thirteen bytes a payment.
+//! One line for each payment of a storm: sent, accepted, refused, included, final. Fourteen bytes a payment.
 //!
 //! Submitters and the tracker write to it at the same time, each their own part, so its cells are atomic; nothing else
 //! depends on the order in which they are seen.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Microseconds in one tick, the book's unit of time: 32 bits of them last eleven hours.
 pub const TICK_US: u64 = 10;
 
-const SENT: u8 = 1;
-const ACCEPTED: u8 = 2;
-const REFUSED: u8 = 4;
-const FINAL: u8 = 8;
+const SENT: u16 = 1;
+const ACCEPTED: u16 = 2;
+const REFUSED: u16 = 4;
+const FINAL: u16 = 8;
+/// Of an overload: an offer of the payment is under way.
+const UNDER_WAY: u16 = 16;
+/// Of an overload: nobody knows whether an earlier offer was taken.
+const UNCERTAIN: u16 = 32;
 /// The upper half of a line counts how often the canonical chain lists the payment.
-const LISTED_ONE: u8 = 16;
-const LISTED_MAX: u8 = 15;
+const LISTED_ONE: u16 = 1 << LISTED_SHIFT;
+const LISTED_SHIFT: u32 = 8;
+const LISTED_MAX: u16 = 255;
 
 /// A moment in ticks from the start of the storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -34,7 +39,7 @@ impl Tick {
 /// The book of a storm's payments.
 #[derive(Debug)]
 pub struct Book {
-    lines: Vec<AtomicU8>,
+    lines: Vec<AtomicU16>,
     intended: Vec<AtomicU32>,
     included: Vec<AtomicU32>,
     finals: Vec<AtomicU32>,
@@ -68,7 +73,7 @@ impl Book {
     pub fn new(payments: u64) -> Self {
         let count = usize::try_from(payments).expect("a prepared storm fits the address space");
         let zeros = || std::iter::repeat_with(|| AtomicU32::new(0)).take(count).collect();
-        let lines = std::iter::repeat_with(|| AtomicU8::new(0)).take(count).collect();
+        let lines = std::iter::repeat_with(|| AtomicU16::new(0)).take(count).collect();
         let zero = || AtomicU64::new(0);
         Self {
             lines,
@@ -114,10 +119,41 @@ impl Book {
         self.refused.fetch_add(u64::from(first), Relaxed);
     }
 
+    /// Takes a payment to offer it, if it may be offered: nothing of it is under way, and it is neither taken nor refused for
+    /// good.
+    pub fn take(&self, index: u64) -> bool {
+        let line = &self.lines[index as usize];
+        let may = line.load(Relaxed) & (UNDER_WAY | ACCEPTED | REFUSED) == 0;
+        if may {
+            line.fetch_or(UNDER_WAY, Relaxed);
+        }
+        may
+    }
+
+    /// An offer is over: the payment may be offered again, if it may at all.
+    pub fn put_back(&self, index: u64) {
+        self.lines[index as usize].fetch_and(!UNDER_WAY, Relaxed);
+    }
+
+    /// Nobody knows whether an offer of the payment was taken.
+    pub fn doubt(&self, index: u64) {
+        self.lines[index as usize].fetch_or(UNCERTAIN, Relaxed);
+    }
+
+    /// Whether that ever was so.
+    pub fn is_uncertain(&self, index: u64) -> bool {
+        self.lines[index as usize].load(Relaxed) & UNCERTAIN != 0
+    }
+
+    /// Whether a payment is acknowledged, or refused for good.
+    pub fn is_settled(&self, index: u64) -> bool {
+        self.lines[index as usize].load(Relaxed) & (ACCEPTED | REFUSED) != 0
+    }
+
     /// A canonical block lists the payment. True if it is the chain's first.
     pub fn include(&self, index: u64, at: Tick) -> bool {
         let place = index as usize;
-        let listed = self.lines[place].load(Relaxed) >> 4;
+        let listed = self.lines[place].load(Relaxed) >> LISTED_SHIFT;
         assert!(
             listed < LISTED_MAX,
             "payment {index} is listed by {listed} batches of one chain: no run resends so often"
@@ -142,7 +178,7 @@ impl Book {
     /// A block that listed the payment is taken back.
     pub fn exclude(&self, index: u64) {
         let place = index as usize;
-        let listed = self.lines[place].load(Relaxed) >> 4;
+        let listed = self.lines[place].load(Relaxed) >> LISTED_SHIFT;
         assert!(listed > 0, "payment {index} was listed by the block that is taken back");
         self.lines[place].fetch_sub(LISTED_ONE, Relaxed);
         if listed == 1 {
@@ -158,7 +194,7 @@ impl Book {
 
     /// When the canonical chain first listed it; `None` if it does not.
     pub fn included(&self, index: u64) -> Option<Tick> {
-        let listed = self.lines[index as usize].load(Relaxed) >> 4;
+        let listed = self.lines[index as usize].load(Relaxed) >> LISTED_SHIFT;
         (listed > 0).then(|| Tick(self.included[index as usize].load(Relaxed)))
     }
 
@@ -184,7 +220,7 @@ impl Book {
         let mut tally = Tally::default();
         for line in &self.lines {
             let line = line.load(Relaxed);
-            let listed = u64::from(line >> 4);
+            let listed = u64::from(line >> LISTED_SHIFT);
             tally.sent += u64::from(line & SENT != 0);
             tally.accepted += u64::from(line & ACCEPTED != 0);
             tally.refused += u64::from(line & REFUSED != 0);

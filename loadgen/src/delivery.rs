@@ -15,8 +15,8 @@ pub enum Answer {
     Accepted,
     /// Its sequence is used by an executed payment.
     SequenceUsed,
-    /// Not now.
-    Later { after_ms: u64 },
+    /// Not now, and why.
+    Later { after_ms: u64, code: &'static str },
     /// Never.
     Refused { code: &'static str },
 }
@@ -98,7 +98,7 @@ impl Delivery {
                 Answer::SequenceUsed if self.uncertain => settled(*place, Settled::Accepted),
                 Answer::SequenceUsed => settled(*place, Settled::Refused { code: "sequence_used" }),
                 Answer::Refused { code } => settled(*place, Settled::Refused { code }),
-                Answer::Later { after_ms: asked } => {
+                Answer::Later { after_ms: asked, .. } => {
                     after_ms = after_ms.max(asked);
                     still_left.push(*place);
                 }
@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn only_what_was_put_off_is_sent_again() {
         let mut delivery = Delivery::new(3);
-        let answers = [Answer::Accepted, Answer::Later { after_ms: 70 }, Answer::Refused { code: "expired" }];
+        let answers =
+            [Answer::Accepted, Answer::Later { after_ms: 70, code: "overloaded" }, Answer::Refused { code: "expired" }];
         let (next, settled) = answered(&mut delivery, &answers);
         assert_eq!(next, Next::Again { after_ms: 70, elsewhere: false });
         assert_eq!(settled, [(0, Settled::Accepted), (2, Settled::Refused { code: "expired" })]);

@@ -19,6 +19,7 @@ use crate::delivery::{Answer, Delivery, Failure, Next, Settled};
 use crate::http::Http;
 use crate::latency::Latencies;
 use crate::link::Link;
+use crate::overload::Offers;
 use crate::router::Router;
 use crate::schedule::{Chunk, Pace, Pacer};
 use crate::storm_clock::StormClock;
@@ -26,6 +27,9 @@ use crate::storm_clock::StormClock;
 /// Submissions that wait for an answer at a given rate, at most. Beyond it the storm falls behind its schedule, which
 /// counts as latency.
 pub const IN_FLIGHT_MAX: usize = 4_096;
+
+/// Between two looks at whether windows have moved.
+const WINDOW_LOOK: Duration = Duration::from_millis(5);
 
 /// A way into the ledger.
 #[derive(Debug, Clone)]
@@ -43,18 +47,20 @@ pub struct ApiGate {
 }
 
 impl Gate {
-    fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         match self {
             Self::Node(link) => link.is_up(),
             Self::Api(_) => true,
         }
     }
 
-    async fn submit(&self, payments: &[Payment], deadline: Duration) -> Result<Vec<Answer>, Failure> {
+    /// Submits payments and gives the answer to each.
+    pub async fn submit(&self, payments: Vec<Payment>, deadline: Duration) -> Result<Vec<Answer>, Failure> {
         match self {
-            Self::Node(link) => link.submit(payments.to_vec(), deadline).await,
+            Self::Node(link) => link.submit(payments, deadline).await,
             Self::Api(api) => {
-                let body = Bytes::copy_from_slice(Payment::slice_as_bytes(payments));
+                let body = Bytes::copy_from_slice(Payment::slice_as_bytes(&payments));
+                drop(payments);
                 api.http.submit(&api.address, body, deadline).await
             }
         }
@@ -90,6 +96,28 @@ pub struct Outcome {
     pub resends: BTreeMap<&'static str, u64>,
     /// When the last payment left for the first time, in microseconds from the start.
     pub last_sent_us: u64,
+    /// The last phase, once it was sent.
+    pub last_phase: Stretch,
+    /// Of an overload, once it is over.
+    pub offers: Option<Offers>,
+}
+
+/// A stretch of the storm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// Microseconds from the start of the storm.
+    pub began_us: u64,
+    pub ended_us: u64,
+    /// Payments that were accepted in it.
+    pub accepted: u64,
+}
+
+impl Stretch {
+    /// Payments accepted a second; 0 if it had no length.
+    pub fn accepted_per_s(&self) -> f64 {
+        let span_us = self.ended_us.saturating_sub(self.began_us);
+        if span_us == 0 { 0.0 } else { self.accepted as f64 * 1e6 / span_us as f64 }
+    }
 }
 
 /// Why a storm could not be sent.
@@ -128,6 +156,8 @@ impl Dispatch {
             refusals: BTreeMap::new(),
             resends: BTreeMap::new(),
             last_sent_us: 0,
+            last_phase: Stretch::default(),
+            offers: None,
         };
         let outcome = Mutex::new(outcome);
         Arc::new(Self { book, file, gates, router, clock, submit_timeout, outcome })
@@ -138,8 +168,13 @@ impl Dispatch {
         tokio::time::sleep_until(self.clock.instant(0).into()).await;
         let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut deliveries = JoinSet::new();
-        let mut number = 0;
+        let (mut number, mut all_final_below) = (0, 0);
+        // When the running phase began, and how many payments were accepted before it.
+        let (mut began_us, mut before) = (0, 0);
         while let Some(chunk) = pacer.next_chunk(self.clock.now_us()) {
+            if pacer.phase_started_us() != began_us {
+                (began_us, before) = (pacer.phase_started_us(), self.book.counts().1);
+            }
             // At full speed each submission takes as much room as leaves place for `in_flight` of them.
             let weight = match chunk.pace {
                 Pace::Open { .. } => 1,
@@ -148,6 +183,7 @@ impl Dispatch {
             if let Some(due_us) = chunk.due_us() {
                 tokio::time::sleep_until(self.clock.instant(due_us).into()).await;
             }
+            self.wait_for_windows(&chunk, pacer.span(), &mut all_final_below).await;
             let permit = Arc::clone(&room).acquire_many_owned(weight as u32).await;
             let permit = permit.expect("the semaphore is never closed");
             let dispatch = Arc::clone(&self);
@@ -161,10 +197,29 @@ impl Dispatch {
                 settled_or_panicked(ended)?;
             }
         }
+        let accepted = self.book.counts().1 - before;
+        let last_phase = Stretch { began_us, ended_us: self.clock.now_us(), accepted };
+        self.with_outcome(|outcome| outcome.last_phase = last_phase);
         while let Some(ended) = deliveries.join_next().await {
             settled_or_panicked(ended)?;
         }
         Ok(())
+    }
+
+    /// Waits until the windows of a chunk's payers take it: everything is final that lies `span` payments before, or further.
+    /// `all_final_below` counts payments from the first that are final.
+    async fn wait_for_windows(&self, chunk: &Chunk, span: Option<u64>, all_final_below: &mut u64) {
+        let end = chunk.first + u64::from(chunk.count);
+        let needed = span.map_or(0, |span| end.saturating_sub(span));
+        loop {
+            while *all_final_below < needed && self.book.finalised(*all_final_below).is_some() {
+                *all_final_below += 1;
+            }
+            if *all_final_below >= needed {
+                return;
+            }
+            tokio::time::sleep(WINDOW_LOOK).await;
+        }
     }
 
     /// What the storm left behind. Meaningful once it has ended.
@@ -173,7 +228,6 @@ impl Dispatch {
     }
 
     async fn deliver(&self, number: u64, chunk: Chunk) -> Result<(), DispatchError> {
-        let payments = self.file.read(chunk.first, chunk.count as usize)?;
         let leaves_us = self.clock.now_us();
         for index in chunk.first..chunk.first + u64::from(chunk.count) {
             self.book.send(index, Tick::from_us(chunk.intended_us(index, leaves_us)));
@@ -183,7 +237,8 @@ impl Dispatch {
         let mut avoid = None;
         loop {
             let gate = self.router.choose(number, avoid, |gate| self.gates[gate].is_up(), self.clock.now_us());
-            let next = match self.attempt(gate, &delivery, &payments).await {
+            let left = self.read_left(&chunk, &delivery)?;
+            let next = match self.gates[gate].submit(left, self.submit_timeout).await {
                 Ok(answers) => {
                     self.router.trust(gate);
                     self.settle(&chunk, leaves_us, &mut delivery, &answers)
@@ -207,13 +262,11 @@ impl Dispatch {
         }
     }
 
-    async fn attempt(&self, gate: usize, delivery: &Delivery, all: &[Payment]) -> Result<Vec<Answer>, Failure> {
-        let gate = &self.gates[gate];
-        if delivery.left().len() == all.len() {
-            return gate.submit(all, self.submit_timeout).await;
-        }
-        let left: Vec<Payment> = delivery.left().iter().map(|place| all[*place as usize]).collect();
-        gate.submit(&left, self.submit_timeout).await
+    /// Reads what is left of a chunk: for every attempt anew, so that nothing of it is held while it waits for its answer.
+    fn read_left(&self, chunk: &Chunk, delivery: &Delivery) -> io::Result<Vec<Payment>> {
+        let all = self.file.read(chunk.first, chunk.count as usize)?;
+        let left = delivery.left();
+        if left.len() == all.len() { Ok(all) } else { Ok(left.iter().map(|place| all[*place as usize]).collect()) }
     }
 
     fn settle(&self, chunk: &Chunk, leaves_us: u64, delivery: &mut Delivery, answers: &[Answer]) -> Next {
@@ -248,7 +301,10 @@ impl Dispatch {
     }
 }
 
-fn settled_or_panicked(ended: Result<Result<(), DispatchError>, tokio::task::JoinError>) -> Result<(), DispatchError> {
+/// What came of a task that sends.
+pub fn settled_or_panicked(
+    ended: Result<Result<(), DispatchError>, tokio::task::JoinError>,
+) -> Result<(), DispatchError> {
     match ended {
         Ok(delivered) => delivered,
         Err(error) => Err(DispatchError::Abort(format!("a delivery ended unexpectedly: {error}"))),

@@ -274,14 +274,14 @@ mod tests {
             double_spends = {count}
             "#
         ));
-        let plan = Plan { seed: 7, accounts: 100 };
+        let plan = Plan::of_2016(7, 100);
         Pairs::of(&scenario.unwrap(), &plan, 9, &GENESIS).unwrap()
     }
 
     #[test]
     fn both_payments_of_a_pair_spend_the_same_and_no_two_pairs_do() {
         let pairs = pairs(3);
-        let plan = Plan { seed: 7, accounts: 100 };
+        let plan = Plan::of_2016(7, 100);
         let mut senders = BTreeSet::new();
         for pair in &pairs.pairs {
             let [one, two] = pair.payments.map(|payment| payment.body());

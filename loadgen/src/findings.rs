@@ -1,10 +1,12 @@
 //! Turns what a run saw into its report.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::api_audit::ApiState;
-use crate::audit::{Halted, Settled, Verified};
+use crate::audit::{Balances, Halted, Settled, Verified};
 use crate::clock;
+use crate::dispatch::Outcome;
 use crate::double_spends::Resolved;
 use crate::faults::FaultRecord;
 use crate::finals;
@@ -13,11 +15,15 @@ use crate::host;
 use crate::latency::Latencies;
 use crate::limit::Limit;
 use crate::measure::{self, BlockLoad, Slots};
+use crate::plan::Plan;
 use crate::prepare::Prepared;
 use crate::relay::DELAYED_MAX;
-use crate::report::{BlockPoint, FaultReport, Latency, LimitReport, Report, Series, StartReport, Throughput};
+use crate::report::{
+    BlockPoint, FaultReport, Latency, LimitReport, OverloadReport, Report, Series, StartReport, Throughput,
+};
 use crate::scenario::Fault;
 use crate::storm::Run;
+use crate::storm_clock::StormClock;
 use crate::tracker::Listed;
 
 /// What is known once a run is over, besides what the run itself holds.
@@ -26,6 +32,8 @@ pub struct Findings {
     pub settled: Settled,
     /// The receiver's balance as each node tells it.
     pub balances: Vec<i128>,
+    /// Those of payers, as far as they were looked at.
+    pub payers: Balances,
     /// `None` if there is none, or if it could not be asked.
     pub api_server: Option<ApiState>,
     /// What became of the pairs that were sent to both sides of partitions.
@@ -71,9 +79,12 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         let head = follow::with(&run.scene.tracker, |tracker| (tracker.head().height, tracker.head().id));
         failures.push(format!("the tracked chain ends at height {} with {}, not at the nodes' block", head.0, head.1));
     }
-    let expected = plan.received(offered);
+    let expected = plan.judged_balance(made(run, &plan));
     failures.extend(odd_balances(&findings.balances));
-    let complete = findings.settled.equal && findings.settled.tracked && tally.unfinal == 0 && tally.finals == offered;
+    let complete = findings.settled.equal
+        && findings.settled.tracked
+        && tally.unfinal == 0
+        && (tally.finals == offered || scenario.overload.is_some());
     let mean = measure::mean_tps(tally.finals, 0, findings.settled.at_us).filter(|_| complete);
     let all_us = run.dispatch.with_outcome(|outcome| outcome.last_sent_us);
     let executed =
@@ -127,6 +138,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         },
         receiver_balance: findings.balances.first().map(i128::to_string),
         expected_balance: expected.to_string(),
+        payer_balances: findings.payers,
         nodes_state: findings.settled.states.clone(),
         nodes_equal: findings.settled.equal,
         api_server: findings.api_server.clone(),
@@ -134,9 +146,11 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
         halts: findings.halts,
         misbehaviour: findings.misbehaviour,
         faults: findings.faults.iter().map(|record| fault_report(run, record, &loads, slots)).collect(),
+        overload: overload_report(outcome, &loads, slots, clock),
         resends: texts(&outcome.resends),
         blocks_undone: undone,
         resources: run.resources(),
+        loopback_sent_bytes: run.loopback_sent_bytes(),
         limit,
         start: StartReport { prepare_s: findings.prepare_s, init_s: findings.init_s, active_s: findings.active_s },
         version: env!("CARGO_PKG_VERSION").into(),
@@ -155,9 +169,40 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
 }
 
 /// Payments that the phases want to send: all that were sent if a phase ends by the clock at full speed.
-fn offered(run: &Run) -> u64 {
+pub fn offered(run: &Run) -> u64 {
     let planned = crate::schedule::planned(&run.scenario.phases, run.book.len());
     planned.unwrap_or_else(|| run.book.tally().sent)
+}
+
+/// How many payments each payer has made: all that the phases want to send. After an overload those that are final, for
+/// whatever was refused is not made, and what got no answer may be.
+pub fn made(run: &Run, plan: &Plan) -> impl Fn(u64) -> u64 {
+    let first = plan.first(offered(run));
+    let overload = run.scenario.overload.is_some();
+    let (book, plan) = (Arc::clone(&run.book), *plan);
+    move |payer| match overload {
+        true => (0..plan.payments_per_account)
+            .filter(|round| book.finalised(round * plan.payers + payer).is_some())
+            .count() as u64,
+        false => first(payer),
+    }
+}
+
+/// The overload, and how much of it the chain took.
+fn overload_report(outcome: &Outcome, loads: &[BlockLoad], slots: Slots, clock: StormClock) -> Option<OverloadReport> {
+    let (offers, last) = (outcome.offers.clone()?, outcome.last_phase);
+    let goodput =
+        |began_us, ended_us| measure::goodput_tps(loads, slots, clock.unix_ms(began_us), clock.unix_ms(ended_us));
+    let calibrated_tps = goodput(last.began_us, last.ended_us);
+    let goodput_tps = goodput(offers.began_us, offers.ended_us);
+    let goodput_ratio = calibrated_tps.zip(goodput_tps).map(|(before, during)| during / before);
+    Some(OverloadReport {
+        accepted_before_tps: last.accepted_per_s(),
+        calibrated_tps,
+        goodput_tps,
+        goodput_ratio,
+        offers,
+    })
 }
 
 /// The blocks from the first to the last that lists payments of the storm, and the one before them.

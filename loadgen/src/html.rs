@@ -22,6 +22,7 @@ pub fn render(report: &Report) -> String {
     page.push_str(&throughput(report));
     page.push_str(&latency(report));
     page.push_str(&faults(report));
+    page.push_str(&overload(report));
     page.push_str(&nodes(report));
     page.push_str(&resources(report));
     page.push_str(&circumstances(report));
@@ -212,6 +213,25 @@ fn faults(report: &Report) -> String {
     )
 }
 
+fn overload(report: &Report) -> String {
+    let Some(overload) = &report.overload else { return String::new() };
+    let (offers, count) = (&overload.offers, |count: u64| grouped_integer(count.into()));
+    let rate = |found: Option<f64>| found.map_or("–".into(), |found| format!("{}/s", grouped(found.round())));
+    let mut rows = vec![
+        ("offered".to_owned(), format!("{} at {}/s", count(offers.offered), count(offers.rate_per_s.into()))),
+        ("withheld, too many under way".into(), count(offers.withheld)),
+        ("accepted".into(), count(offers.accepted)),
+        ("without an answer".into(), count(offers.unanswered)),
+    ];
+    rows.extend(offers.refused.iter().map(|(reason, refused)| (format!("refused, {reason}"), count(*refused))));
+    rows.push(("goodput".into(), rate(overload.goodput_tps)));
+    rows.push(("the same in the phase before".into(), rate(overload.calibrated_tps)));
+    rows.push(("ratio".into(), overload.goodput_ratio.map_or("–".into(), |ratio| format!("{ratio:.3}"))));
+    let rows: String =
+        rows.iter().map(|(name, value)| format!("<tr><td>{}</td><td>{value}</td></tr>", escape(name))).collect();
+    format!("<h2>Overload</h2>\n<div class=\"card\"><table>{rows}</table></div>\n")
+}
+
 fn nodes(report: &Report) -> String {
     let rows: String = (report.nodes_state.iter())
         .map(|state| {
@@ -225,9 +245,11 @@ fn nodes(report: &Report) -> String {
         })
         .collect();
     let equal = if report.nodes_equal { "equal" } else { "not equal" };
+    let asked = grouped_integer(report.payer_balances.asked.into());
+    let wrong = if report.payer_balances.wrong.is_empty() { "none of them wrong" } else { "some of them wrong" };
     format!(
         "<h2>Nodes at the end: {equal}</h2>\n<div class=\"card\"><table><tr><th></th><th>height</th><th>block</th>\
-         <th>state root</th></tr>{rows}</table></div>\n"
+         <th>state root</th></tr>{rows}</table><p>Balances of {asked} payers were looked at, {wrong}.</p></div>\n"
     )
 }
 
@@ -240,9 +262,11 @@ fn resources(report: &Report) -> String {
     let rows: String = (report.resources.iter())
         .map(|(name, usage)| {
             format!(
-                "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{:.1} s</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escape(name),
                 usage.cpu_s,
+                usage.storm_cpu_s.map_or("–".into(), |found| format!("{found:.1} s")),
+                usage.rss_after_start_bytes.map_or("–".into(), mib),
                 mib(usage.rss_max_bytes),
                 mib(usage.disk_bytes),
                 mib(usage.written_bytes),
@@ -251,8 +275,8 @@ fn resources(report: &Report) -> String {
         })
         .collect();
     format!(
-        "<h2>Resources</h2>\n<div class=\"card\"><table><tr><th></th><th>processor time</th><th>largest memory</th>\
-         <th>data directory</th><th>written</th><th>syncs</th></tr>{rows}</table></div>\n"
+        "<h2>Resources</h2>\n<div class=\"card\"><table><tr><th></th><th>processor time</th><th>in the storm</th>\
+         <th>memory after start</th><th>largest memory</th><th>data directory</th><th>written</th><th>syncs</th></tr>{rows}</table></div>\n"
     )
 }
 
@@ -276,6 +300,10 @@ fn circumstances(report: &Report) -> String {
                 start.prepare_s, start.init_s, start.active_s
             ),
         ),
+        (
+            "sent over loopback in the storm",
+            report.loopback_sent_bytes.map_or("–".into(), |bytes| format!("{} bytes", grouped_integer(bytes.into()))),
+        ),
         ("version", report.version.clone()),
     ];
     let rows: String =
@@ -294,7 +322,9 @@ fn put(html: &mut String, arguments: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overload::Offers;
     use crate::relay::Struck;
+    use crate::report::OverloadReport;
     use crate::report_sample::sample;
 
     #[test]
@@ -334,6 +364,17 @@ mod tests {
         assert!(page.contains("1234 datagrams dropped"));
         report.faults[0].whom = String::new();
         assert!(render(&report).contains("partition node-2, node-3"), "as older reports have it");
+    }
+
+    #[test]
+    fn an_overload_is_told_with_what_was_refused_and_why() {
+        let mut report = sample();
+        assert!(!render(&report).contains("Overload"));
+        let refused = [("overloaded".to_owned(), 7_654_321)].into();
+        let offers = Offers { refused, ..Offers::default() };
+        report.overload = Some(OverloadReport { goodput_ratio: Some(0.987), offers, ..OverloadReport::default() });
+        let page = render(&report);
+        assert!(page.contains("refused, overloaded") && page.contains("7,654,321") && page.contains("0.987"));
     }
 
     #[test]

@@ -205,7 +205,7 @@ fn refusal(code: &'static str) -> Answer {
     match code {
         // The API server resends on its own, so its first answer may come after an attempt of unknown fate.
         "sequence_used" => Answer::Accepted,
-        "sequence_out_of_window" | "pending_limit" | "overloaded" | "disk_full" => Answer::Later { after_ms: 0 },
+        "sequence_out_of_window" | "pending_limit" | "overloaded" | "disk_full" => Answer::Later { after_ms: 0, code },
         code => Answer::Refused { code },
     }
 }
@@ -231,7 +231,7 @@ mod tests {
             Answer::Accepted,
             Answer::Accepted,
             Answer::Accepted,
-            Answer::Later { after_ms: 0 },
+            Answer::Later { after_ms: 0, code: "overloaded" },
             Answer::Refused { code: "bad_signature" },
         ];
         assert_eq!(answers, expected);

@@ -1,8 +1,8 @@
 //! Prepares, replays and judges payment storms.
 //!
 //! Read in this order: [`plan`] says who pays whom, [`prepare`] puts that on disk; [`scenario`] is what a storm is to
-//! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send;
-//! [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. A [`witness`] of each node, and one of the
+//! be. [`stage`] sets up a [`network`] of [`process`]es. [`schedule`], [`delivery`], [`router`] and [`dispatch`] send,
+//! [`overload`] more than is taken; [`follow`] and [`tracker`] watch the chain; both write into the [`book`]. A [`witness`] of each node, and one of the
 //! API server's [`events`], keep in [`finals`] what was called final. [`faults`] happen meanwhile, those of the network in
 //! the [`relay`] between the nodes, and [`double_spends`] across a partition. Then [`audit`] asks what came of it,
 //! [`measure`] computes, [`findings`] collects, and [`report`] judges. [`storm`] is the whole from beginning to end.
@@ -28,6 +28,7 @@ pub mod limit;
 pub mod link;
 pub mod measure;
 pub mod network;
+pub mod overload;
 pub mod plan;
 pub mod prepare;
 pub mod process;

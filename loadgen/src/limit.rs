@@ -63,10 +63,12 @@ mod tests {
 
     #[test]
     fn good_signatures_are_counted_and_a_bad_one_is_not_passed_over() {
-        let plan = Plan { seed: 5, accounts: 600 };
+        let plan = Plan::of_2016(5, 600);
         let genesis = GenesisId([4; 32]);
         let receiver = plan.receiver();
-        let mut payments: Vec<Payment> = (0..600).map(|index| plan.payment(index, receiver, 9, &genesis)).collect();
+        let payer = |index| plan.payer(index, receiver, |number| plan.account(number));
+        let payment = |index| plan.payment(index, &payer(index), 9, &genesis);
+        let mut payments: Vec<Payment> = (0..600).map(payment).collect();
         let limit = measure(&payments, &genesis, Duration::from_millis(30)).unwrap();
         assert!(limit.verify_per_s_per_core > 0.0 && limit.payments_per_s(3) < limit.payments_per_s(1));
         payments[70] = payments[71].body().with_signature(payments[70].signature());

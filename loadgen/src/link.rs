@@ -98,8 +98,11 @@ impl Link {
 
     /// Asks the node.
     pub async fn ask(&self, request: &Request, deadline: Duration) -> Result<Reply, Failure> {
+        self.exchange(encode_request(request).into(), deadline).await
+    }
+
+    async fn exchange(&self, body: Bytes, deadline: Duration) -> Result<Reply, Failure> {
         let connection = self.connection().ok_or_else(|| Failure::Disconnected("not connected".into()))?;
-        let body = Bytes::from(encode_request(request));
         let answer = connection.request_within(body, deadline).await.map_err(request_failure)?;
         match decode_reply(&answer) {
             Ok(Reply::Refused(error)) => Err(refused(error)),
@@ -110,7 +113,9 @@ impl Link {
 
     /// Submits payments and reads the verdict of each.
     pub async fn submit(&self, payments: Vec<Payment>, deadline: Duration) -> Result<Vec<Answer>, Failure> {
-        match self.ask(&Request::Submit(payments), deadline).await? {
+        // The payments themselves are gone before the answer is waited for.
+        let body = Bytes::from(encode_request(&Request::Submit(payments)));
+        match self.exchange(body, deadline).await? {
             Reply::Submitted(verdicts) => Ok(verdicts.iter().map(answer).collect()),
             other => Err(Failure::Fatal(format!("{} answers a submission with {other:?}", self.node.name))),
         }
@@ -138,10 +143,10 @@ fn answer(verdict: &Verdict) -> Answer {
     match verdict {
         Verdict::Accepted { .. } | Verdict::Known { .. } => Answer::Accepted,
         Verdict::Refused(Refusal::SequenceUsed) => Answer::SequenceUsed,
-        Verdict::Refused(Refusal::Overloaded { retry_after_ms }) => {
-            Answer::Later { after_ms: (*retry_after_ms).into() }
+        Verdict::Refused(refusal) if refusal.is_transient() => {
+            let after_ms = if let Refusal::Overloaded { retry_after_ms } = refusal { *retry_after_ms } else { 0 };
+            Answer::Later { after_ms: after_ms.into(), code: refusal.code() }
         }
-        Verdict::Refused(refusal) if refusal.is_transient() => Answer::Later { after_ms: 0 },
         Verdict::Refused(refusal) => Answer::Refused { code: refusal.code() },
     }
 }
@@ -156,8 +161,11 @@ mod tests {
         assert_eq!(answer(&Verdict::Accepted { copies: 1 }), Answer::Accepted);
         assert_eq!(answer(&Verdict::Known { copies: 2 }), Answer::Accepted);
         assert_eq!(refused(Refusal::SequenceUsed), Answer::SequenceUsed);
-        assert_eq!(refused(Refusal::Overloaded { retry_after_ms: 40 }), Answer::Later { after_ms: 40 });
-        assert_eq!(refused(Refusal::DiskFull), Answer::Later { after_ms: 0 });
+        assert_eq!(
+            refused(Refusal::Overloaded { retry_after_ms: 40 }),
+            Answer::Later { after_ms: 40, code: "overloaded" }
+        );
+        assert_eq!(refused(Refusal::DiskFull), Answer::Later { after_ms: 0, code: "disk_full" });
         assert_eq!(refused(Refusal::BadSignature), Answer::Refused { code: "bad_signature" });
     }
 

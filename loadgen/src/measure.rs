@@ -52,6 +52,14 @@ pub fn dip_ratio(blocks: &[BlockLoad], slots: Slots, fault_ms: u64, restart_ms: 
     (before > 0).then(|| during as f64 / before as f64)
 }
 
+/// Payments a second that the whole slots from one interval after the beginning of a stretch until its end list. `None` if
+/// there is no such slot.
+pub fn goodput_tps(blocks: &[BlockLoad], slots: Slots, began_ms: u64, ended_ms: u64) -> Option<f64> {
+    let (first, end) = (slots.first_from(began_ms + slots.interval_ms), slots.first_unended(ended_ms));
+    let count = end.checked_sub(first).filter(|count| *count > 0)?;
+    Some(payments_in(blocks, first, end) as f64 * 1_000.0 / (count * slots.interval_ms) as f64)
+}
+
 fn payments_in(blocks: &[BlockLoad], from: u64, until: u64) -> u64 {
     blocks.iter().filter(|block| (from..until).contains(&block.slot)).map(|block| block.payments).sum()
 }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,9 @@ use zeni_ledger::genesis::{
 };
 use zeni_ledger::hash::hash_parts;
 use zeni_ledger::payment::PAYMENT_BYTES;
-use zeni_ledger::{Amount, Genesis, GenesisId, Payment};
+use zeni_ledger::{AccountId, Amount, Genesis, GenesisId, Payment};
 
-use crate::plan::{self, NETWORK, Plan, Role, TOKEN};
+use crate::plan::{self, NETWORK, Payer, Plan, Receivers, Role, TOKEN};
 
 /// How long prepared payments are valid: the longest validity that a storm's genesis grants.
 pub const VALIDITY_S: u32 = 7 * 86_400;
@@ -36,6 +37,8 @@ const FORMAT: u32 = 1;
 const KEY_DOMAIN: &str = "zeni storm data v1";
 /// Accounts or payments that are in memory at a time: 11.5 MB of payments.
 const CHUNK: u64 = 65_536;
+/// Payers whose payments are made together, at least, if there are so many: their payments lie together in the file.
+const PAYERS_MIN: u64 = 1_024;
 /// Work that takes longer than this tells how far it is.
 const SILENT: Duration = Duration::from_secs(2);
 
@@ -54,6 +57,30 @@ pub struct Parameters {
     /// Not written for the crash model, so that what was prepared before there was a choice keeps its name.
     #[serde(default = "crash", skip_serializing_if = "is_crash")]
     pub fault_model: FaultModel,
+    /// Accounts that pay; all if absent. Not written then, and so for the next two, so that what was prepared before keeps
+    /// its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paying_accounts: Option<u64>,
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub payments_per_account: u64,
+    #[serde(default, skip_serializing_if = "is_hot")]
+    pub receivers: Receivers,
+}
+
+/// How often an account pays of which nothing is said.
+pub const fn once() -> u64 {
+    1
+}
+
+/// Whether it need not be written down.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+pub const fn is_once(payments: &u64) -> bool {
+    *payments == 1
+}
+
+/// Whether it need not be written down.
+pub fn is_hot(receivers: &Receivers) -> bool {
+    *receivers == Receivers::Hot
 }
 
 /// The fault model of whoever does not choose one.
@@ -90,18 +117,46 @@ pub enum PrepareError {
     File { action: &'static str, path: PathBuf, error: io::Error },
     #[error("a storm has 1 to {most} accounts, not {found}", most = ACCOUNTS_MAX)]
     Accounts { found: u64 },
+    #[error(
+        "{payers} of {accounts} accounts that pay {payments_per_account} times each are no storm: one at least, two if they \
+         pay each other, and {PAYMENTS_MAX} payments at most"
+    )]
+    Payments { accounts: u64, payers: u64, payments_per_account: u64 },
     #[error("genesis would be refused: {0}")]
     Genesis(#[from] zeni_ledger::genesis::GenesisError),
     #[error("{} does not describe prepared input: {what}; delete the directory and prepare again", path.display())]
     Meta { path: PathBuf, what: String },
 }
 
-/// Accounts of one storm, at most: a tracker keeps a few bytes of each in memory.
+/// Accounts of one storm, at most.
 pub const ACCOUNTS_MAX: u64 = 100_000_000;
+/// Payments of one storm, at most: the book keeps a few bytes of each in memory.
+pub const PAYMENTS_MAX: u64 = 100_000_000;
 
 impl Parameters {
     pub fn plan(&self) -> Plan {
-        Plan { seed: self.seed, accounts: self.accounts }
+        Plan {
+            seed: self.seed,
+            accounts: self.accounts,
+            payers: self.paying_accounts.unwrap_or(self.accounts),
+            payments_per_account: self.payments_per_account,
+            receivers: self.receivers,
+        }
+    }
+
+    fn check(&self) -> Result<(), PrepareError> {
+        let (accounts, payments_per_account) = (self.accounts, self.payments_per_account);
+        if !(1..=ACCOUNTS_MAX).contains(&accounts) {
+            return Err(PrepareError::Accounts { found: accounts });
+        }
+        let payers = self.paying_accounts.unwrap_or(accounts);
+        let least = if self.receivers == Receivers::Spread { 2 } else { 1 };
+        let payments =
+            payers.checked_mul(payments_per_account).filter(|payments| (1..=PAYMENTS_MAX).contains(payments));
+        match payments.filter(|_| (least..=accounts).contains(&payers)) {
+            Some(_) => Ok(()),
+            None => Err(PrepareError::Payments { accounts, payers, payments_per_account }),
+        }
     }
 
     /// Three nodes, twenty accounts and blocks of a second.
@@ -115,6 +170,9 @@ impl Parameters {
             state_depth: 4,
             batches_max: 64,
             fault_model: FaultModel::Crash,
+            paying_accounts: None,
+            payments_per_account: 1,
+            receivers: Receivers::Hot,
         }
     }
 
@@ -179,10 +237,7 @@ impl Prepared {
 
 /// Gives the prepared directory of these parameters below `root`, making it unless a complete and fresh one is there.
 pub fn prepare(root: &Path, parameters: &Parameters, now_ms: u64) -> Result<Prepared, PrepareError> {
-    let found = parameters.accounts;
-    if found == 0 || found > ACCOUNTS_MAX {
-        return Err(PrepareError::Accounts { found });
-    }
+    parameters.check()?;
     let directory = root.join(parameters.key());
     match Prepared::open(&directory) {
         Ok(prepared) if prepared.usable(parameters, now_ms) => return Ok(prepared),
@@ -212,13 +267,12 @@ fn make(directory: &Path, parameters: &Parameters, now_ms: u64) -> Result<(), Pr
     // The digest is over the whole file: 44 bytes an account, read once, as every node does at its start.
     let bytes = fs::read(&accounts).map_err(file_error("reading", &accounts))?;
     let genesis = genesis(parameters, now_ms, accounts_digest(&bytes));
-    drop(bytes);
     // Parsing it again applies every check that a node will.
     let genesis = Genesis::from_toml(&genesis.to_toml())?;
     let path = directory.join(GENESIS_FILE);
     fs::write(&path, genesis.to_toml()).map_err(file_error("writing", &path))?;
     let valid_until = valid_until(now_ms);
-    write_payments(&directory.join(PAYMENTS_FILE), &plan, valid_until, &genesis.id())?;
+    write_payments(&directory.join(PAYMENTS_FILE), &plan, &bytes, valid_until, &genesis.id())?;
     let meta = Meta {
         format: FORMAT,
         parameters: parameters.clone(),
@@ -291,7 +345,13 @@ fn write_accounts(path: &Path, plan: &Plan) -> Result<(), PrepareError> {
     file.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).map_err(write_error())
 }
 
-fn account_record(account: &zeni_ledger::AccountId, amount: Amount) -> [u8; ACCOUNT_RECORD_BYTES] {
+/// The account with this number in the account file.
+fn account_at(accounts: &[u8], number: u64) -> AccountId {
+    let at = ACCOUNTS_MAGIC.len() + size_of::<u64>() + (number as usize - 1) * ACCOUNT_RECORD_BYTES;
+    AccountId(accounts[at..at + 32].try_into().expect("32 bytes"))
+}
+
+fn account_record(account: &AccountId, amount: Amount) -> [u8; ACCOUNT_RECORD_BYTES] {
     let mut record = [0; ACCOUNT_RECORD_BYTES];
     record[..32].copy_from_slice(&account.0);
     record[32..36].copy_from_slice(&TOKEN.0.to_le_bytes());
@@ -299,19 +359,44 @@ fn account_record(account: &zeni_ledger::AccountId, amount: Amount) -> [u8; ACCO
     record
 }
 
-fn write_payments(path: &Path, plan: &Plan, valid_until: u32, genesis: &GenesisId) -> Result<(), PrepareError> {
+/// Payers in turn, each with a number of its payments, so that its keys are made once for all of these: making them costs as
+/// much as signing one payment, so public keys are read from the account file, whose bytes `accounts` are.
+fn write_payments(
+    path: &Path,
+    plan: &Plan,
+    accounts: &[u8],
+    valid_until: u32,
+    genesis: &GenesisId,
+) -> Result<(), PrepareError> {
     let write_error = || file_error("writing", path);
-    let mut file = File::create(path).map_err(write_error())?;
-    let receiver = plan.receiver();
+    let file = File::create(path).map_err(write_error())?;
+    let hot = plan.receiver();
     let mut progress = Progress::new("payments", plan.payments());
-    let mut payments: Vec<Payment> = Vec::new();
-    for start in (0..plan.payments()).step_by(CHUNK as usize) {
-        let end = (start + CHUNK).min(plan.payments());
-        let made = (0..(end - start) as usize).into_par_iter();
-        made.map(|offset| plan.payment(start + offset as u64, receiver, valid_until, genesis))
-            .collect_into_vec(&mut payments);
-        file.write_all(Payment::slice_as_bytes(&payments)).map_err(write_error())?;
-        progress.reached(end);
+    let mut done = 0;
+    let (mut payers, mut payments): (Vec<Payer>, Vec<Payment>) = (Vec::new(), Vec::new());
+    let together = (CHUNK / plan.payments_per_account).clamp(PAYERS_MIN, CHUNK).min(plan.payers);
+    let rounds = CHUNK / together;
+    for first in (0..plan.payers).step_by(together as usize) {
+        let count = together.min(plan.payers - first) as usize;
+        let account = |number| account_at(accounts, number);
+        let known = (0..count).into_par_iter().map(|offset| plan.payer(first + offset as u64, hot, account));
+        known.collect_into_vec(&mut payers);
+        for round in (0..plan.payments_per_account).step_by(rounds as usize) {
+            let rows = rounds.min(plan.payments_per_account - round);
+            let signed = (0..count * rows as usize).into_par_iter().map(|place| {
+                let (row, offset) = (place / count, place % count);
+                let index = (round + row as u64) * plan.payers + first + offset as u64;
+                plan.payment(index, &payers[offset], valid_until, genesis)
+            });
+            signed.collect_into_vec(&mut payments);
+            for (row, payments) in payments.chunks(count).enumerate() {
+                let index = (round + row as u64) * plan.payers + first;
+                let at = index * PAYMENT_BYTES as u64;
+                file.write_all_at(Payment::slice_as_bytes(payments), at).map_err(write_error())?;
+            }
+            done += payments.len() as u64;
+            progress.reached(done);
+        }
     }
     file.sync_all().map_err(write_error())
 }
@@ -443,20 +528,64 @@ mod tests {
     }
 
     #[test]
-    fn executing_all_of_it_leaves_everything_with_the_receiver() {
+    fn executing_all_of_it_leaves_everybody_with_what_the_plan_says() {
+        let spread = Receivers::Spread;
+        let all = [
+            parameters(),
+            Parameters { paying_accounts: Some(40), payments_per_account: 7, ..parameters() },
+            Parameters { paying_accounts: Some(40), payments_per_account: 7, receivers: spread, ..parameters() },
+            Parameters { accounts: 1, payments_per_account: 128, ..parameters() },
+            Parameters { receivers: spread, ..parameters() },
+        ];
+        for parameters in all {
+            let root = tempfile::tempdir().unwrap();
+            let prepared = prepare(root.path(), &parameters, NOW_MS).unwrap();
+            let plan = prepared.plan();
+            let mut state = prepared.genesis.state(&fs::read(prepared.accounts_file()).unwrap()).unwrap();
+            assert_eq!(state.account(&plan.receiver()).unwrap().balance(TOKEN).units(), 0);
+            let bytes = fs::read(prepared.payments_file()).unwrap();
+            let payments = Payment::slice_from_bytes(&bytes).unwrap().to_vec();
+            let key = plan.role_key(Role::Validator(0));
+            let batch =
+                zeni_ledger::Batch::sign(zeni_ledger::ValidatorIndex(0), 1, payments, &key, &prepared.genesis_id);
+            let batch = zeni_ledger::VerifiedBatch::vouch(batch, &prepared.genesis_id);
+            let executed = zeni_ledger::execute::execute(&mut state, &prepared.genesis.rules, NOW_MS, &[batch]);
+            assert_eq!((executed.applied, executed.rejected, executed.skipped), (plan.payments(), 0, 0));
+            let made = || plan.first(plan.payments());
+            let units = |account| state.account(&account).unwrap().balance(TOKEN).units();
+            assert_eq!(units(plan.receiver()), plan.received(made()));
+            for payer in 0..plan.payers {
+                assert_eq!(units(plan.payer_account(payer)), plan.balance(payer, made()), "{parameters:?} {payer}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_prepared_before_there_was_a_choice_of_payers_keeps_its_name() {
+        let text = serde_json::to_string(&parameters()).unwrap();
+        for new in ["paying_accounts", "payments_per_account", "receivers"] {
+            assert!(!text.contains(new), "{text}");
+        }
+        assert_eq!(serde_json::from_str::<Parameters>(&text).unwrap(), parameters());
+        let few = Parameters { paying_accounts: Some(20), ..parameters() };
+        assert_ne!(few.key(), parameters().key());
+    }
+
+    #[test]
+    fn payers_and_payments_beyond_their_bounds_are_refused() {
         let root = tempfile::tempdir().unwrap();
-        let prepared = prepare(root.path(), &parameters(), NOW_MS).unwrap();
-        let mut state = prepared.genesis.state(&fs::read(prepared.accounts_file()).unwrap()).unwrap();
-        assert_eq!(state.account(&prepared.plan().receiver()).unwrap().balance(TOKEN).units(), 0);
-        let bytes = fs::read(prepared.payments_file()).unwrap();
-        let payments = Payment::slice_from_bytes(&bytes).unwrap().to_vec();
-        let key = prepared.plan().role_key(Role::Validator(0));
-        let batch = zeni_ledger::Batch::sign(zeni_ledger::ValidatorIndex(0), 1, payments, &key, &prepared.genesis_id);
-        let batch = zeni_ledger::VerifiedBatch::vouch(batch, &prepared.genesis_id);
-        let executed = zeni_ledger::execute::execute(&mut state, &prepared.genesis.rules, NOW_MS, &[batch]);
-        assert_eq!((executed.applied, executed.rejected, executed.skipped), (300, 0, 0));
-        let balance = state.account(&prepared.plan().receiver()).unwrap().balance(TOKEN).units();
-        assert_eq!(balance, prepared.plan().received(300));
+        let bad = [
+            Parameters { paying_accounts: Some(0), ..parameters() },
+            Parameters { paying_accounts: Some(301), ..parameters() },
+            Parameters { payments_per_account: 0, ..parameters() },
+            Parameters { payments_per_account: PAYMENTS_MAX, ..parameters() },
+            Parameters { payments_per_account: u64::MAX, ..parameters() },
+            Parameters { paying_accounts: Some(1), receivers: Receivers::Spread, ..parameters() },
+        ];
+        for bad in bad {
+            let refused = prepare(root.path(), &bad, NOW_MS);
+            assert!(matches!(refused, Err(PrepareError::Payments { .. })), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! The report of a storm: `report.json`, everything that was found; and whether it passed.
 
+mod overload;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api_audit::ApiState;
-use crate::audit::{Halted, NodeState, Verified};
+use crate::audit::{Balances, Halted, NodeState, Verified};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::relay::Struck;
 use crate::resources::Usage;
-use crate::scenario::Scenario;
+use crate::scenario::{API_SERVER, Scenario};
+use crate::watch::LOADGEN;
+
+pub use overload::OverloadReport;
 
 /// Name of the report in a run directory.
 pub const REPORT_FILE: &str = "report.json";
@@ -67,9 +72,13 @@ pub struct Report {
     pub double_spends: DoubleSpends,
     pub throughput_tps: Throughput,
     pub latency_ms: Latency,
-    /// In the token's smallest unit, as the first node tells it; a text, for it may not fit a JSON number.
+    /// Of the one receiver, or where receivers are spread of the last payer, which is one: in the token's smallest unit, as
+    /// the first node tells it; a text, for it may not fit a JSON number.
     pub receiver_balance: Option<String>,
     pub expected_balance: String,
+    /// Balances of payers that were looked at at every node.
+    #[serde(default)]
+    pub payer_balances: Balances,
     pub nodes_state: Vec<NodeState>,
     pub nodes_equal: bool,
     /// `null` if there is none, or if it did not answer.
@@ -83,10 +92,17 @@ pub struct Report {
     #[serde(default)]
     pub misbehaviour: BTreeMap<String, BTreeMap<String, u64>>,
     pub faults: Vec<FaultReport>,
+    /// `null` if the scenario has none.
+    #[serde(default)]
+    pub overload: Option<OverloadReport>,
     /// Submissions that went out again, by reason.
     pub resends: BTreeMap<String, u64>,
     pub blocks_undone: u64,
     pub resources: BTreeMap<String, Usage>,
+    /// Bytes that went over this machine's loopback from the first intended send until the last payment was final, headers
+    /// included and whoever sent them; `null` if that is not known.
+    #[serde(default)]
+    pub loopback_sent_bytes: Option<u64>,
     pub limit: LimitReport,
     /// Seconds for preparing (0 if it was there), making data directories, and until all nodes were active.
     pub start: StartReport,
@@ -278,8 +294,15 @@ impl Report {
             }
         };
         must(self.sent == self.offered, format!("{} of {} payments were sent", self.sent, self.offered));
-        must(self.accepted == self.offered, format!("{} of {} payments were accepted", self.accepted, self.offered));
-        must(self.included == self.offered, format!("{} of {} payments are in the chain", self.included, self.offered));
+        // In an overload most are refused, and some of those without an answer were taken.
+        let wanted = self.settings.overload.map_or(self.offered, |_| self.accepted);
+        must(self.accepted == wanted, format!("{} of {wanted} payments were accepted", self.accepted));
+        let all = self.included == wanted || self.included > wanted && self.settings.overload.is_some();
+        must(all, format!("{} of {wanted} payments are in the chain", self.included));
+        must(self.overload.is_some() == self.settings.overload.is_some(), "there is no record of the overload".into());
+        for broken in self.overload.iter().flat_map(OverloadReport::broken) {
+            must(false, broken);
+        }
         must(self.lost == 0, format!("{} acknowledged payments are lost: in no final block", self.lost));
         let DoubleSpends { made, unresolved } = self.double_spends;
         must(unresolved == 0, format!("{unresolved} of {made} double spends are unresolved"));
@@ -295,6 +318,9 @@ impl Report {
         let right = self.receiver_balance.as_ref() == Some(&self.expected_balance);
         let balance = self.receiver_balance.as_deref().unwrap_or("unknown");
         must(right, format!("the receiver's balance is {balance} instead of {}", self.expected_balance));
+        for wrong in &self.payer_balances.wrong {
+            must(false, format!("a payer's balance is wrong: {wrong}"));
+        }
         if self.settings.has_api_server() {
             let known = self.api_server.as_ref();
             let level = known.is_some_and(|api| api.as_the_nodes);
@@ -361,6 +387,8 @@ impl Report {
         };
         least("mean throughput".into(), self.throughput_tps.mean, thresholds.mean_tps_min);
         least("sent throughput".into(), self.throughput_tps.sent, thresholds.sent_tps_min);
+        let goodput_ratio = self.overload.as_ref().and_then(|overload| overload.goodput_ratio);
+        least("goodput_ratio".into(), goodput_ratio, thresholds.goodput_ratio_min);
         for fault in self.faults.iter().filter(|fault| fault.dip_defined) {
             least(
                 format!("dip_ratio of the {} at {} s", fault.kind, fault.at_s),
@@ -388,15 +416,41 @@ impl Report {
             let outage = thresholds.resync_below_outage.then_some(fault.duration_s);
             most(name, fault.resync_s, outage);
         }
-        let rss = self.resources.values().map(|usage| usage.rss_max_bytes).max();
-        let rss_most = thresholds.rss_max_bytes.map(|bytes| bytes as f64);
-        most("resident memory of the largest process".into(), rss.map(|bytes| bytes as f64), rss_most);
+        let bytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64);
+        let peak = |usage: &Usage| Some(usage.rss_max_bytes);
+        let memory = [
+            ("resident memory of the largest process", self.largest(|_| true, peak), thresholds.rss_max_bytes),
+            (
+                "resident memory of the largest node after the start",
+                self.largest(is_node, |usage| usage.rss_after_start_bytes),
+                thresholds.node_rss_after_start_max_bytes,
+            ),
+            ("resident memory of the largest node", self.largest(is_node, peak), thresholds.node_rss_max_bytes),
+            (
+                "resident memory of the API server",
+                self.largest(|name| name == API_SERVER, peak),
+                thresholds.api_server_rss_max_bytes,
+            ),
+            (
+                "resident memory of the load generator",
+                self.largest(|name| name == LOADGEN, peak),
+                thresholds.loadgen_rss_max_bytes,
+            ),
+        ];
+        for (name, found, wanted) in memory {
+            most(name.into(), bytes(found), bytes(wanted));
+        }
         broken
+    }
+
+    /// The most that a process of some kind used.
+    fn largest(&self, kind: fn(&str) -> bool, used: fn(&Usage) -> Option<u64>) -> Option<u64> {
+        let found = self.resources.iter().filter(|(name, _)| kind(name));
+        found.filter_map(|(_, usage)| used(usage)).max()
     }
 
     /// The report in a few lines for the terminal.
     pub fn summary(&self) -> String {
-        let tps = |found: Option<f64>| found.map_or("-".into(), |found| format!("{found:.0}/s"));
         let count = |found: Option<u64>| found.map_or("-".into(), |found| found.to_string());
         let ms = |found: Option<Percentiles>| {
             found.map_or("-".into(), |found| {
@@ -423,14 +477,15 @@ impl Report {
             ),
             format!(
                 "  throughput mean {}, best block {}, sent {}",
-                tps(self.throughput_tps.mean),
-                tps(self.throughput_tps.best_block),
-                tps(self.throughput_tps.sent)
+                per_s(self.throughput_tps.mean),
+                per_s(self.throughput_tps.best_block),
+                per_s(self.throughput_tps.sent)
             ),
             format!("  accepted {}", ms(self.latency_ms.accepted)),
             format!("  included {}", ms(self.latency_ms.included)),
             format!("  final {}", ms(self.latency_ms.finals)),
         ];
+        lines.extend(self.overload.as_ref().map(OverloadReport::in_words));
         lines.extend(self.block_final_ms.map(|found| {
             let BlockFinal { p50, p99, max, blocks } = found;
             format!("  blocks final after p50 {p50}, p99 {p99}, max {max} ms from their slots ({blocks} blocks)")
@@ -462,8 +517,16 @@ impl Report {
     }
 }
 
+fn is_node(name: &str) -> bool {
+    name != API_SERVER && name != LOADGEN
+}
+
 fn told(found: Option<f64>) -> String {
     found.map_or("unknown".into(), |found| format!("{found:.3}"))
+}
+
+fn per_s(found: Option<f64>) -> String {
+    found.map_or("-".into(), |found| format!("{found:.0}/s"))
 }
 
 #[cfg(test)]
@@ -519,7 +582,7 @@ mod tests {
             ("/block_final_ms", "p50 p99"),
             ("/nodes_state/0", "node height block state_root"),
             ("/faults/0", "kind targets at_s duration_s dip_ratio resync_s final_during first_final_s"),
-            ("/resources/node-1", "cpu_s rss_max_bytes disk_bytes fsyncs"),
+            ("/resources/node-1", "cpu_s storm_cpu_s rss_max_bytes rss_after_start_bytes disk_bytes fsyncs"),
             ("/limit", "verify_per_s_per_core ratio"),
         ];
         for (place, fields) in nested {
@@ -552,7 +615,8 @@ mod tests {
 
     #[test]
     fn what_must_always_hold_is_judged_without_a_threshold() {
-        let broken: [Break<Report>; 12] = [
+        let broken: [Break<Report>; 13] = [
+            ("a payer's balance", |report| report.payer_balances.wrong.push("payer 3 holds 5, not 0".into())),
             ("double spends are unresolved", |report| report.double_spends = DoubleSpends { made: 2, unresolved: 1 }),
             ("no double spend was taken", |report| report.settings.faults[0].double_spends = Some(1)),
             ("lost", |report| report.lost = 1),
@@ -677,6 +741,25 @@ mod tests {
             assert_eq!(failures.len(), 1, "{failures:?}");
             assert!(failures[0].contains(word), "{word}: {failures:?}");
         }
+    }
+
+    #[test]
+    fn memory_is_judged_by_kind_of_process() {
+        let usage = |rss_max_bytes| Usage { rss_max_bytes, rss_after_start_bytes: Some(7), ..Usage::default() };
+        let resources = [("node-1", 30), ("node-2", 40), (API_SERVER, 50), (LOADGEN, 20)];
+        let memory = |change: fn(&mut crate::scenario::Thresholds)| {
+            judged(|report| {
+                report.resources = resources.map(|(name, bytes)| (name.to_owned(), usage(bytes))).into();
+                change(&mut report.settings.thresholds);
+            })
+        };
+        assert_eq!(memory(|most| most.node_rss_max_bytes = Some(40)), Vec::<String>::new());
+        assert_eq!(memory(|most| most.node_rss_max_bytes = Some(39)).len(), 1);
+        assert_eq!(memory(|most| most.api_server_rss_max_bytes = Some(50)), Vec::<String>::new());
+        assert_eq!(memory(|most| most.api_server_rss_max_bytes = Some(49)).len(), 1);
+        assert_eq!(memory(|most| most.loadgen_rss_max_bytes = Some(19)).len(), 1);
+        assert_eq!(memory(|most| most.node_rss_after_start_max_bytes = Some(6)).len(), 1);
+        assert_eq!(memory(|most| most.rss_max_bytes = Some(49)).len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api_audit::ApiState;
-use crate::audit::NodeState;
+use crate::audit::{Balances, NodeState};
 use crate::latency::{CoursePoint, Percentiles};
 use crate::report::{
     BlockFinal, BlockPoint, DoubleSpends, FaultReport, Host, Latency, LimitReport, Report, Series, StartReport,
@@ -72,6 +72,7 @@ pub(crate) fn sample() -> Report {
         latency_ms: Latency { accepted: percentiles, included: percentiles, finals: later },
         receiver_balance: Some("5000050000".into()),
         expected_balance: "5000050000".into(),
+        payer_balances: Balances { asked: 1_000, wrong: Vec::new() },
         nodes_state: vec![state("node-1"), state("node-2"), state("node-3")],
         nodes_equal: true,
         api_server: Some(ApiState {
@@ -100,9 +101,11 @@ pub(crate) fn sample() -> Report {
             final_during_max: Some(0),
             first_final_s: Some(1.9),
         }],
+        overload: None,
         resends: BTreeMap::new(),
         blocks_undone: 0,
         resources: [("node-1".to_owned(), Usage::default())].into(),
+        loopback_sent_bytes: Some(90_000_000),
         limit: LimitReport { verify_per_s_per_core: 85_000.0, cores: 2, payments_per_s: 56_667.0, ratio: Some(0.035) },
         start: StartReport::default(),
         version: "0.1.0".into(),

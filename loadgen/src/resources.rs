@@ -1,4 +1,5 @@
-//! What each process used, summed over its restarts: read from /proc once a second and just before it is ended.
+//! What each process used, summed over its restarts: read from /proc once a second, just before it is ended, and at both
+//! ends of the storm.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,10 +13,16 @@ const TICKS_PER_S: f64 = 100.0;
 /// What a process used.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// User and system time.
+    /// User and system time, start-up and audit included.
     pub cpu_s: f64,
+    /// The same from the first intended send until the last acknowledged payment was final; `None` if that never was.
+    #[serde(default)]
+    pub storm_cpu_s: Option<f64>,
     /// The largest resident size of any of its lives.
     pub rss_max_bytes: u64,
+    /// Resident size once all nodes were active, before the storm; `None` if it did not run then.
+    #[serde(default)]
+    pub rss_after_start_bytes: Option<u64>,
     /// Bytes of its data directory at the end.
     pub disk_bytes: u64,
     /// Bytes that it had written to disks.
@@ -28,6 +35,8 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub struct Meter {
     processes: BTreeMap<String, Lives>,
+    /// Bytes that the machine had sent over its loopback when the storm began, and when its last payment was final.
+    loopback: (Option<u64>, Option<u64>),
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +44,20 @@ struct Lives {
     pid: Option<u32>,
     ended: Usage,
     current: Usage,
+    /// Processor time of all lives when the storm began, and when its last payment was final.
+    storm: (Option<f64>, Option<f64>),
+    rss_after_start_bytes: Option<u64>,
+}
+
+impl Lives {
+    fn total(&self) -> Usage {
+        let storm_cpu_s = match self.storm {
+            (Some(began_s), Some(ended_s)) => Some(in_ticks(ended_s - began_s)),
+            _ => None,
+        };
+        let rss_after_start_bytes = self.rss_after_start_bytes;
+        Usage { storm_cpu_s, rss_after_start_bytes, ..sum(&self.ended, &self.current) }
+    }
 }
 
 impl Meter {
@@ -49,10 +72,48 @@ impl Meter {
         lives.current = Usage { fsyncs: usage.fsyncs.or(lives.current.fsyncs), ..usage };
     }
 
+    /// The storm begins: all processes that were noted are as they are after their start.
+    pub fn begin_storm(&mut self) {
+        self.loopback = (loopback_sent_bytes(), None);
+        for lives in self.read_again() {
+            lives.storm.0 = Some(lives.total().cpu_s);
+            lives.rss_after_start_bytes = lives.pid.and_then(resident_bytes);
+        }
+    }
+
+    /// The last acknowledged payment is final.
+    pub fn end_storm(&mut self) {
+        self.loopback.1 = loopback_sent_bytes();
+        for lives in self.read_again() {
+            lives.storm.1 = Some(lives.total().cpu_s);
+        }
+    }
+
+    /// Bytes that all programs of this machine sent each other during the storm, headers included; `None` if that is not
+    /// known.
+    pub fn loopback_sent_bytes(&self) -> Option<u64> {
+        self.loopback.1?.checked_sub(self.loopback.0?)
+    }
+
+    /// All processes, each read again that lives.
+    fn read_again(&mut self) -> impl Iterator<Item = &mut Lives> {
+        for lives in self.processes.values_mut() {
+            if let Some(usage) = lives.pid.and_then(read) {
+                lives.current = Usage { fsyncs: lives.current.fsyncs, ..usage };
+            }
+        }
+        self.processes.values_mut()
+    }
+
     /// What the process used in all its lives; `None` if it was never seen.
     pub fn total(&self, name: &str) -> Option<Usage> {
-        self.processes.get(name).map(|lives| sum(&lives.ended, &lives.current))
+        self.processes.get(name).map(Lives::total)
     }
+}
+
+/// Free of the digits that subtraction adds.
+fn in_ticks(seconds: f64) -> f64 {
+    (seconds * TICKS_PER_S).round() / TICKS_PER_S
 }
 
 fn sum(before: &Usage, now: &Usage) -> Usage {
@@ -66,6 +127,7 @@ fn sum(before: &Usage, now: &Usage) -> Usage {
         disk_bytes: now.disk_bytes,
         written_bytes: before.written_bytes + now.written_bytes,
         fsyncs,
+        ..Usage::default()
     }
 }
 
@@ -77,6 +139,23 @@ pub fn read(pid: u32) -> Option<Usage> {
     // Readable by the owner alone; without it the rest is still worth telling.
     let written_bytes = file("io").and_then(|io| parse_field(&io, "write_bytes:")).unwrap_or(0);
     Some(Usage { cpu_s, rss_max_bytes, written_bytes, ..Usage::default() })
+}
+
+/// The resident size of a process now; `None` if it is gone.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(parse_field(&status, "VmRSS:")? * 1_024)
+}
+
+/// Bytes that this machine sent over its loopback so far, headers included; `None` if it does not tell.
+fn loopback_sent_bytes() -> Option<u64> {
+    parse_sent(&fs::read_to_string("/proc/net/dev").ok()?, "lo:")
+}
+
+/// Bytes sent over an interface, of /proc/net/dev: eight figures of what was received stand before them.
+fn parse_sent(devices: &str, interface: &str) -> Option<u64> {
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix(interface))?;
+    line.split_whitespace().nth(8)?.parse().ok()
 }
 
 /// User and system time of a line of /proc/PID/stat. The program's name may hold spaces and parentheses.
@@ -155,6 +234,35 @@ mod tests {
         let total = meter.total("node-1").unwrap();
         assert_eq!((total.cpu_s, total.rss_max_bytes, total.fsyncs), (3.5, 300, Some(14)));
         assert_eq!(meter.total("node-2"), None);
+    }
+
+    #[test]
+    fn the_storm_is_counted_from_its_beginning_to_its_end_over_all_lives() {
+        let mut meter = Meter::default();
+        // No process has this id, so what was noted stays.
+        let usage = |cpu_s| Usage { cpu_s, ..Usage::default() };
+        meter.note("node-1", u32::MAX, usage(5.0));
+        meter.begin_storm();
+        assert_eq!(meter.total("node-1").unwrap().storm_cpu_s, None, "it has not ended");
+        meter.note("node-1", u32::MAX, usage(7.5));
+        meter.note("node-1", u32::MAX - 1, usage(2.0));
+        meter.end_storm();
+        meter.note("node-1", u32::MAX - 1, usage(9.0));
+        let total = meter.total("node-1").unwrap();
+        assert_eq!((total.cpu_s, total.storm_cpu_s, total.rss_after_start_bytes), (16.5, Some(4.5), None));
+        meter.note("node-2", std::process::id(), usage(0.0));
+        assert_eq!(meter.loopback_sent_bytes().is_some(), loopback_sent_bytes().is_some());
+        meter.begin_storm();
+        let this = meter.total("node-2").unwrap();
+        assert!(this.rss_after_start_bytes.is_some_and(|bytes| bytes > 100_000 && bytes <= this.rss_max_bytes));
+    }
+
+    #[test]
+    fn bytes_sent_are_read_behind_those_received() {
+        let devices = "Inter-|   Receive  |  Transmit\n face |bytes packets\n  eth0: 9 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n    \
+                       lo: 7001 70 0 0 0 0 0 0 7002 70 0 0 0 0 0 0\n";
+        assert_eq!(parse_sent(devices, "lo:"), Some(7_002));
+        assert_eq!(parse_sent(devices, "wlan0:"), None);
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeni_ledger::genesis::FaultModel;
+use zeni_ledger::window::WINDOW_WIDTH;
 
 use crate::double_spends;
+use crate::plan::Receivers;
 use crate::prepare::{self, Parameters};
 use crate::relay::Way;
 
@@ -30,14 +32,28 @@ pub struct Scenario {
     pub name: String,
     /// Of keys and payments.
     pub seed: u64,
-    /// Paying accounts, and payments.
+    /// Accounts that hold something at genesis.
     pub accounts: u64,
+    /// How many of them pay, spread evenly over all; all if absent. So the same payments can be made among more accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paying_accounts: Option<u64>,
+    /// How often each of those pays. Everybody's first payment comes before anyone's second, and an account has as many
+    /// payments under way as its window of 128 sequences takes from the last final block on: whoever pays more often waits for
+    /// finality, so that a single payer gets at most 128 payments into a block.
+    #[serde(default = "prepare::once", skip_serializing_if = "prepare::is_once")]
+    pub payments_per_account: u64,
+    /// One account gets everything (`"hot"`), or each paying account gets from another one (`"spread"`).
+    #[serde(default, skip_serializing_if = "prepare::is_hot")]
+    pub receivers: Receivers,
     pub target: Target,
     /// The node that `target = "one"` means; the first if absent.
     #[serde(default)]
     pub target_node: Option<String>,
     pub network: Network,
     pub phases: Vec<Phase>,
+    /// What follows the phases, of which the last is then at full speed for a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
     #[serde(default)]
     pub faults: Vec<Fault>,
     #[serde(default)]
@@ -135,6 +151,19 @@ pub struct Phase {
     pub rate_per_s: Rate,
     /// Submissions of up to 1,024 payments that wait for an answer at full speed.
     #[serde(default = "default_in_flight")]
+    pub in_flight: usize,
+}
+
+/// Payments are offered at a rate that the ledger does not clear, whatever is answered: see [`crate::overload`]. Those that
+/// are not taken in the end are not lost, for nobody promised anything.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overload {
+    /// The rate, as a multiple of what was accepted a second in the last phase.
+    pub times: f64,
+    pub duration_s: u64,
+    /// Submissions of up to 1,024 payments that wait for an answer, at most; further ones are not offered at their time. It must
+    /// be enough for the nodes' queues, or nobody has anything to refuse: 64 fill one of 65,536 payments.
     pub in_flight: usize,
 }
 
@@ -261,6 +290,13 @@ pub struct Thresholds {
     pub resync_below_outage: bool,
     /// Resident memory of the largest process.
     pub rss_max_bytes: Option<u64>,
+    /// Of the largest node; once all are active, and at any time.
+    pub node_rss_after_start_max_bytes: Option<u64>,
+    pub node_rss_max_bytes: Option<u64>,
+    pub api_server_rss_max_bytes: Option<u64>,
+    pub loadgen_rss_max_bytes: Option<u64>,
+    /// Payments that blocks of the overload list a second, over the same in the last phase.
+    pub goodput_ratio_min: Option<f64>,
 }
 
 impl Thresholds {
@@ -368,12 +404,27 @@ impl Scenario {
             state_depth: self.network.state_depth,
             batches_max: self.network.batches_max,
             fault_model: self.network.fault_model,
+            paying_accounts: self.paying_accounts,
+            payments_per_account: self.payments_per_account,
+            receivers: self.receivers,
         }
     }
 
-    /// Payments that the phases may send: those of all accounts but the ones that double spends take.
+    /// Accounts that pay.
+    pub fn payers(&self) -> u64 {
+        self.paying_accounts.unwrap_or(self.accounts)
+    }
+
+    /// Payments that the phases may send: those of all paying accounts but the ones that double spends take.
     pub fn payments(&self) -> u64 {
-        self.accounts.saturating_sub(self.accounts_of_double_spends())
+        let all = self.payers().saturating_mul(self.payments_per_account);
+        all.saturating_sub(self.accounts_of_double_spends())
+    }
+
+    /// How many payments further on a payment is whose payer needs this one to be final first, so that its window takes it;
+    /// `None` if every window takes all of its payer's payments.
+    pub fn window_span(&self) -> Option<u64> {
+        (self.payments_per_account > WINDOW_WIDTH).then(|| self.payers() * WINDOW_WIDTH)
     }
 
     /// Accounts that double spends take from the end.

@@ -51,7 +51,7 @@ impl Chunk {
 }
 
 /// Microseconds that `count` payments take at a rate.
-fn spaced(count: u64, rate_per_s: u32) -> u64 {
+pub fn spaced(count: u64, rate_per_s: u32) -> u64 {
     let us = u128::from(count) * 1_000_000 / u128::from(rate_per_s);
     u64::try_from(us).expect("a phase ends within the lifetime of the machine")
 }
@@ -76,6 +76,9 @@ pub struct Pacer {
     phases: Vec<Phase>,
     /// Payments of the whole plan.
     total: u64,
+    /// A payment may leave once the one that lies so far before it is final, and all before that: then its payer's window
+    /// takes it. `None` if windows take everything.
+    span: Option<u64>,
     /// Index of the next payment.
     next: u64,
     phase: usize,
@@ -86,7 +89,22 @@ pub struct Pacer {
 impl Pacer {
     /// A pacer of `total` payments. The first phase starts at 0 µs.
     pub fn new(phases: Vec<Phase>, total: u64) -> Self {
-        Self { phases, total, next: 0, phase: 0, phase_first: 0, phase_started_us: 0 }
+        Self { phases, total, span: None, next: 0, phase: 0, phase_first: 0, phase_started_us: 0 }
+    }
+
+    /// The same for payments that need the one `span` before them to be final. No chunk is longer than that.
+    pub fn within(self, span: Option<u64>) -> Self {
+        Self { span, ..self }
+    }
+
+    /// When the running phase started, in microseconds; once all are over, when the last one ended.
+    pub fn phase_started_us(&self) -> u64 {
+        self.phase_started_us
+    }
+
+    /// How far before a payment the one lies that must be final first.
+    pub fn span(&self) -> Option<u64> {
+        self.span
     }
 
     /// The next chunk, asked for at `now_us`; `None` once all phases are over.
@@ -106,11 +124,17 @@ impl Pacer {
                 }
                 Rate::Full(_) => (u64::MAX, Pace::Closed { in_flight: phase.in_flight }),
             };
-            let count = left.min(most.clamp(1, SUBMISSION_PAYMENTS_MAX as u64));
+            let count = left.min(most.clamp(1, self.together_max()));
             let first = self.next;
             self.next += count;
             return Some(Chunk { first, count: count as u32, pace });
         }
+    }
+
+    /// Payments that may travel together, at most.
+    fn together_max(&self) -> u64 {
+        let most = SUBMISSION_PAYMENTS_MAX as u64;
+        self.span.map_or(most, |span| most.min(span))
     }
 
     fn left_in_phase(&self, phase: &Phase, now_us: u64) -> u64 {
@@ -214,6 +238,13 @@ mod tests {
             assert_eq!(planned(&phases, 1_000), Some(sent));
         }
         assert_eq!(planned(&[phase(None, Some(2), Rate::Full(Full::Full))], 1_000), None);
+    }
+
+    #[test]
+    fn a_chunk_holds_no_payment_that_waits_for_another_of_it() {
+        let pacer = |span| Pacer::new(vec![phase(None, None, Rate::Full(Full::Full))], 300).within(span);
+        let counts = |span| all(&mut pacer(span), 0).iter().map(|chunk| chunk.count).collect::<Vec<_>>();
+        assert_eq!((counts(Some(128)), counts(Some(5_000)), counts(None)), (vec![128, 128, 44], vec![300], vec![300]));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! A storm from its scenario file to its report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use zeni_ledger::Genesis;
 
 use crate::api_audit;
-use crate::audit::{self, AuditError, Verified};
+use crate::audit::{self, AuditError, Balances, Verified};
 use crate::book::Book;
 use crate::clock;
 use crate::dispatch::{ApiGate, Dispatch, DispatchError, Gate, PaymentsFile};
@@ -23,19 +25,20 @@ use crate::findings::{self, Findings};
 use crate::follow;
 use crate::limit::{self, Limit};
 use crate::network::{NetworkError, Programs};
+use crate::overload;
 use crate::prepare::{self, PrepareError, Prepared};
 use crate::process::ProcessError;
 use crate::relay::Relay;
 use crate::report::Report;
 use crate::resources::{self, Meter, Usage};
 use crate::router::{Preference, Router};
-use crate::scenario::{API_SERVER, Phase, Rate, Scenario, ScenarioError, Target};
+use crate::scenario::{API_SERVER, Overload, Phase, Rate, Scenario, ScenarioError, Target};
 use crate::schedule::Pacer;
 use crate::stage::{self, Stage, StageError};
 use crate::stored::{self, StoredError};
 use crate::storm_clock::StormClock;
 use crate::tracker::Tracker;
-use crate::watch;
+use crate::watch::{self, LOADGEN};
 use crate::witness::{self, Notebook};
 
 /// Between the stage being set and the first payment.
@@ -124,10 +127,18 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     failures.extend(cut_off);
     let balances = match halt {
         true => Vec::new(),
-        false => audit::balances(&scene.links, plan.receiver()).await.unwrap_or_else(|error| {
+        false => audit::balances(&scene.links, plan.judged_account()).await.unwrap_or_else(|error| {
             failures.push(error.to_string());
             Vec::new()
         }),
+    };
+    let payers = match halt {
+        true => Balances::default(),
+        false => {
+            let sample = plan.sample(run.book.len().min(plan.payers), audit::SAMPLE_MAX);
+            let made = findings::made(&run, &plan);
+            run.watched(audit::sampled(&scene.links, &plan, &sample, made), &mut failures).await
+        }
     };
     let api_server = api_server.transpose().unwrap_or_else(|error| {
         failures.push(error);
@@ -139,6 +150,7 @@ pub async fn run(scenario: Scenario, places: &Places) -> Result<(Report, PathBuf
     let findings = Findings {
         settled,
         balances,
+        payers,
         api_server,
         double_spends,
         verified,
@@ -172,6 +184,8 @@ pub struct Run {
     faults: Faults,
     /// The tracker's follower and the witnesses.
     ears: JoinSet<()>,
+    /// Notes what the processes use between the storm's ends.
+    noting: JoinSet<()>,
 }
 
 impl Run {
@@ -205,7 +219,8 @@ impl Run {
         };
         let router = Router::new(preference, gates.len());
         let submit_timeout = Duration::from_millis(scenario.timeouts.submit_ms);
-        let expected_us = expected_us(&scenario.phases, payments);
+        let overload_us = scenario.overload.map_or(0, |overload| overload.duration_s * 1_000_000);
+        let expected_us = expected_us(&scenario.phases, payments) + overload_us;
         let dispatch = Dispatch::new(Arc::clone(&book), file, gates, router, clock, submit_timeout, expected_us);
         let mut ears = JoinSet::new();
         let nodes = stage.links.iter().map(|link| link.node.clone()).collect();
@@ -218,21 +233,45 @@ impl Run {
             ears.spawn(Arc::clone(pairs).send(scene.everyone.clone(), clock));
         }
         let faults = Faults::default();
-        Self { scenario, genesis, book, scene, dispatch, finals, double_spends, stage, faults, ears }
+        Self {
+            scenario,
+            genesis,
+            book,
+            scene,
+            dispatch,
+            finals,
+            double_spends,
+            stage,
+            faults,
+            ears,
+            noting: JoinSet::new(),
+        }
     }
 
     /// Sends all payments while faults happen, until every payment is settled or `deadline` has passed.
     async fn storm(&mut self, deadline: Instant) -> Result<Vec<String>, StormError> {
         self.faults = Faults::start(&self.scene, &self.scenario.faults);
         let pacer = Pacer::new(self.scenario.phases.clone(), self.book.len());
+        let pacer = pacer.within(self.scenario.window_span());
         let book = Arc::clone(&self.book);
+        let (all_answered, answered) = oneshot::channel();
+        self.noting.spawn(watch::note_storm(self.scene.clone(), Arc::clone(&book), answered));
+        let sending = async {
+            Arc::clone(&self.dispatch).run(pacer).await?;
+            match self.scenario.overload {
+                Some(wanted) => offer(&self.dispatch, wanted).await,
+                None => Ok(()),
+            }
+        };
         tokio::select! {
-            sent = Arc::clone(&self.dispatch).run(pacer) => sent?,
+            sent = sending => sent?,
             error = watch::watch(self.scene.clone(), &book) => return Ok(vec![error.to_string()]),
             () = sleep_until(deadline) => {
                 return Ok(vec![format!("not all payments were answered within {} s", self.scenario.timeouts.run_s)]);
             }
         }
+        // Whoever would hear it is gone only if the run is.
+        let _ = all_answered.send(());
         // A fault that outlasts the payments still happens and is undone; the run waits for it, and for what follows.
         let last_us = self.scenario.faults.iter().map(|fault| fault.end_s() * 1_000_000).max().unwrap_or(0);
         let wait = deadline.min(self.scene.clock.instant(last_us).into());
@@ -258,6 +297,9 @@ impl Run {
         failures.extend(self.stage.relay.as_mut().map(Relay::failures).unwrap_or_default());
         let names = watch::names(&self.scene).await;
         watch::note_fsyncs(&self.scene, &names).await;
+        // Whoever settled may have seen the last payment final just before it did.
+        let _ = tokio::time::timeout(2 * watch::FINAL_LOOK, self.noting.join_next()).await;
+        self.noting.abort_all();
         self.ears.abort_all();
         let killed = {
             let mut network = self.stage.network.lock().await;
@@ -281,10 +323,16 @@ impl Run {
         }
     }
 
+    /// Bytes that all programs of this machine sent each other during the storm.
+    pub fn loopback_sent_bytes(&self) -> Option<u64> {
+        self.scene.meter.lock().unwrap_or_else(PoisonError::into_inner).loopback_sent_bytes()
+    }
+
     /// What every process used, this one included.
-    pub fn resources(&self) -> std::collections::BTreeMap<String, Usage> {
+    pub fn resources(&self) -> BTreeMap<String, Usage> {
+        watch::note_this(&self.scene);
         let meter = self.scene.meter.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = std::collections::BTreeMap::new();
+        let mut all = BTreeMap::new();
         if let Ok(network) = self.stage.network.try_lock() {
             for member in &network.members {
                 if let Some(usage) = meter.total(&member.process.name) {
@@ -293,7 +341,7 @@ impl Run {
                 }
             }
         }
-        all.extend(resources::read(std::process::id()).map(|usage| ("loadgen".to_owned(), usage)));
+        all.extend(meter.total(LOADGEN).map(|usage| (LOADGEN.to_owned(), usage)));
         all
     }
 }
@@ -322,6 +370,16 @@ fn gates(scenario: &Scenario, stage: &Stage) -> Vec<Gate> {
         }
         _ => stage.links.iter().map(|link| Gate::Node(Arc::clone(link))).collect(),
     }
+}
+
+/// Offers more than is taken, by what the last phase had accepted.
+async fn offer(dispatch: &Arc<Dispatch>, wanted: Overload) -> Result<(), DispatchError> {
+    let max = dispatch.with_outcome(|outcome| outcome.last_phase).accepted_per_s();
+    let rate_per_s = (max * wanted.times).round() as u32;
+    eprintln!("the last phase had {max:.0} payments/s accepted; offering {rate_per_s}/s for {} s", wanted.duration_s);
+    let offers = overload::offer(Arc::clone(dispatch), wanted, rate_per_s).await?;
+    dispatch.with_outcome(|outcome| outcome.offers = Some(offers));
+    Ok(())
 }
 
 /// How long the phases last at their rates; full speed is guessed, for it decides only how charts are cut.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use crate::book::Book;
 use crate::faults::Scene;
@@ -14,10 +16,14 @@ use crate::resources::{self, Usage};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at whether everything is final.
+pub const FINAL_LOOK: Duration = Duration::from_millis(50);
 /// Looks between two readings of the metrics.
 const METRICS_EVERY: u64 = 5;
 /// How long reading metrics may take.
 const METRICS_DEADLINE: Duration = Duration::from_millis(500);
+/// The name of this process in the report.
+pub const LOADGEN: &str = "loadgen";
 /// The nodes' counter of syncs.
 const FSYNCS: &str = "zeni_fsyncs_total";
 /// The nodes' counter of what no correct node does, by kind.
@@ -68,6 +74,31 @@ pub async fn misbehaviour(scene: &Scene) -> BTreeMap<String, BTreeMap<String, u6
         }
     }
     found
+}
+
+/// Notes what every process uses at the first intended send, and again once all payments were answered, which `answered`
+/// tells, and those that were acknowledged are final. Gives nothing up: a storm that breaks down has no end.
+pub async fn note_storm(scene: Scene, book: Arc<Book>, answered: oneshot::Receiver<()>) {
+    tokio::time::sleep_until(scene.clock.instant(0).into()).await;
+    scene.network.lock().await.members.iter().for_each(|member| note_usage(&scene, member));
+    note_this(&scene);
+    let meter = || scene.meter.lock().unwrap_or_else(PoisonError::into_inner);
+    meter().begin_storm();
+    if answered.await.is_err() {
+        return;
+    }
+    while book.finals() < book.counts().1 {
+        tokio::time::sleep(FINAL_LOOK).await;
+    }
+    meter().end_storm();
+}
+
+/// Notes what this process uses now.
+pub fn note_this(scene: &Scene) {
+    let pid = std::process::id();
+    if let Some(usage) = resources::read(pid) {
+        note(scene, LOADGEN, pid, usage);
+    }
 }
 
 fn note(scene: &Scene, name: &str, pid: u32, usage: Usage) {

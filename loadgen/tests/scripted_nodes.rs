@@ -25,11 +25,12 @@ use zeni_loadgen::follow;
 use zeni_loadgen::http::Http;
 use zeni_loadgen::link::{self, Link, NodeAddress};
 use zeni_loadgen::network::Network;
-use zeni_loadgen::plan::Role as KeyOf;
+use zeni_loadgen::overload::{Offers, offer};
+use zeni_loadgen::plan::{Receivers, Role as KeyOf};
 use zeni_loadgen::prepare::{Parameters, Prepared, prepare};
 use zeni_loadgen::relay::{Fronts, Relay};
 use zeni_loadgen::router::{Preference, Router};
-use zeni_loadgen::scenario::{Fault, FaultKind, Full, Phase, Rate};
+use zeni_loadgen::scenario::{Fault, FaultKind, Full, Overload, Phase, Rate};
 use zeni_loadgen::schedule::Pacer;
 use zeni_loadgen::storm_clock::StormClock;
 use zeni_loadgen::tracker::Tracker;
@@ -52,6 +53,9 @@ fn prepared(root: &std::path::Path) -> Prepared {
         state_depth: 8,
         batches_max: 64,
         fault_model: FaultModel::Crash,
+        paying_accounts: None,
+        payments_per_account: 1,
+        receivers: Receivers::Hot,
     };
     prepare(root, &parameters, zeni_loadgen::clock::unix_ms()).unwrap()
 }
@@ -105,8 +109,8 @@ fn accept_all(request: &Request) -> Option<Reply> {
     }
 }
 
-/// Sends all prepared payments to the first of these nodes, with the others to fall back on.
-async fn send(prepared: &Prepared, nodes: &[&Node]) -> (Result<(), DispatchError>, Arc<Dispatch>) {
+/// What sends to the first of these nodes, with the others to fall back on, and keeps their links up.
+async fn dispatch_to(prepared: &Prepared, nodes: &[&Node]) -> (Arc<Dispatch>, JoinSet<()>) {
     let key = prepared.plan().role_key(KeyOf::Submitter);
     let endpoint = link::dialler(&key, prepared.genesis_id, Role::Client).unwrap();
     let mut keepers = JoinSet::new();
@@ -120,11 +124,114 @@ async fn send(prepared: &Prepared, nodes: &[&Node]) -> (Result<(), DispatchError
     let gates: Vec<Gate> = links.into_iter().map(Gate::Node).collect();
     let router = Router::new(Preference::One(0), gates.len());
     let clock = StormClock::starting_in(Duration::ZERO);
-    let dispatch = Dispatch::new(book, file, gates, router, clock, Duration::from_millis(300), 1_000_000);
+    (Dispatch::new(book, file, gates, router, clock, Duration::from_millis(300), 1_000_000), keepers)
+}
+
+/// All prepared payments at full speed.
+fn pacer() -> Pacer {
     let phase = Phase { payments: None, duration_s: None, rate_per_s: Rate::Full(Full::Full), in_flight: 2 };
-    let pacer = Pacer::new(vec![phase], ACCOUNTS);
-    let sent = tokio::time::timeout(PATIENCE, Arc::clone(&dispatch).run(pacer)).await.expect("the storm hangs");
+    Pacer::new(vec![phase], ACCOUNTS)
+}
+
+/// Sends all prepared payments to the first of these nodes, with the others to fall back on.
+async fn send(prepared: &Prepared, nodes: &[&Node]) -> (Result<(), DispatchError>, Arc<Dispatch>) {
+    let (dispatch, _keepers) = dispatch_to(prepared, nodes).await;
+    let sent = tokio::time::timeout(PATIENCE, Arc::clone(&dispatch).run(pacer())).await.expect("the storm hangs");
     (sent, dispatch)
+}
+
+/// Offers all prepared payments to a node until it has taken them.
+async fn overload(prepared: &Prepared, node: &Node) -> (Offers, Arc<Dispatch>) {
+    let (dispatch, _keepers) = dispatch_to(prepared, &[node]).await;
+    let wanted = Overload { times: 2.0, duration_s: PATIENCE.as_secs(), in_flight: 3 };
+    let offers = tokio::time::timeout(2 * PATIENCE, offer(Arc::clone(&dispatch), wanted, 50_000)).await;
+    (offers.expect("the overload hangs").unwrap(), dispatch)
+}
+
+#[tokio::test]
+async fn in_an_overload_what_is_refused_is_offered_again_and_told_by_reason() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let busy = node(
+        &prepared,
+        0,
+        Arc::new(|number, request| match (number % 3, request) {
+            (0, _) => Some(Reply::Refused(RequestError::Overloaded { retry_after_ms: 20 })),
+            (1, Request::Submit(payments)) => {
+                let mut verdicts = vec![Verdict::Accepted { copies: 1 }; payments.len()];
+                verdicts[0] = Verdict::Refused(Refusal::DiskFull);
+                Some(Reply::Submitted(verdicts))
+            }
+            _ => accept_all(request),
+        }),
+    );
+    let (offers, dispatch) = overload(&prepared, &busy).await;
+    assert!(offers.ran_out, "{offers:?}");
+    let refused: u64 = offers.refused.values().sum();
+    assert!(offers.refused.keys().all(|reason| ["disk_full", "overloaded"].contains(&reason.as_str())), "{offers:?}");
+    assert!(offers.refused["overloaded"] > 0 && offers.refused_without_time == 0, "{offers:?}");
+    assert_eq!((offers.accepted, offers.unanswered), (ACCOUNTS, 0));
+    assert_eq!(offers.offered, ACCOUNTS + refused);
+    let tally = dispatch.book.tally();
+    assert_eq!((tally.sent, tally.accepted, tally.refused), (ACCOUNTS, ACCOUNTS, 0));
+}
+
+#[tokio::test]
+async fn in_an_overload_a_used_sequence_is_good_news_only_for_an_offer_of_unknown_fate() {
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let lost = Arc::new(Mutex::new(Vec::new()));
+    let forgetful = {
+        let lost = Arc::clone(&lost);
+        move |number: usize, request: &Request| {
+            let Request::Submit(payments) = request else { return accept_all(request) };
+            let mut lost = lost.lock().unwrap();
+            if number == 0 {
+                lost.extend(payments.iter().map(Payment::reference));
+                return None;
+            }
+            // The last payment of all was used by somebody else.
+            let last = |payment: &Payment| payment.amount().0 == ACCOUNTS;
+            let verdict = |payment: &Payment| match last(payment) || lost.contains(&payment.reference()) {
+                true => Verdict::Refused(Refusal::SequenceUsed),
+                false => Verdict::Accepted { copies: 1 },
+            };
+            Some(Reply::Submitted(payments.iter().map(verdict).collect()))
+        }
+    };
+    let node = node(&prepared, 0, Arc::new(forgetful));
+    let (offers, dispatch) = overload(&prepared, &node).await;
+    let lost = lost.lock().unwrap().len() as u64;
+    assert!(offers.ran_out && lost > 0, "{offers:?}");
+    assert_eq!((offers.accepted, offers.unanswered), (ACCOUNTS - 1, lost));
+    assert_eq!(offers.refused, [("sequence_used".to_owned(), 1)].into());
+    assert_eq!((dispatch.book.tally().accepted, dispatch.book.tally().refused), (ACCOUNTS - 1, 1));
+}
+
+#[tokio::test]
+async fn a_payment_waits_until_the_one_that_its_window_begins_after_is_final() {
+    const SPAN: u64 = 1_000;
+    let root = tempfile::tempdir().unwrap();
+    let prepared = prepared(root.path());
+    let good = node(&prepared, 0, Arc::new(|_, request| accept_all(request)));
+    let (dispatch, _keepers) = dispatch_to(&prepared, &[&good]).await;
+    let book = Arc::clone(&dispatch.book);
+    let sending = tokio::spawn(dispatch.run(pacer().within(Some(SPAN))));
+    let all = async {
+        let mut finals = 0;
+        while !sending.is_finished() {
+            let (sent, accepted, ..) = book.counts();
+            assert!(sent <= finals + SPAN, "{sent} payments left while {finals} were final");
+            if accepted == sent && finals < sent {
+                book.finalise(finals, zeni_loadgen::book::Tick(1));
+                finals += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("the storm hangs");
+    sending.await.unwrap().unwrap();
+    assert_eq!(book.tally().accepted, ACCOUNTS);
 }
 
 #[tokio::test]

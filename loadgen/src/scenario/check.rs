@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use super::{API_SERVER, FAULTS_MAX, FaultKind, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
+use zeni_ledger::window::WINDOW_WIDTH;
+
+use super::{API_SERVER, FAULTS_MAX, FaultKind, Full, NODES_MAX, PHASES_MAX, Rate, Scenario, ScenarioError, Target};
+use crate::dispatch::IN_FLIGHT_MAX;
+use crate::plan::Receivers;
 use crate::prepare;
 use crate::relay;
 
@@ -17,10 +21,12 @@ impl Scenario {
             && self.name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
         require(named, "name", &self.name, "it consists of 1 to 64 letters, digits and dashes")?;
         in_range("accounts", self.accounts, 1, prepare::ACCOUNTS_MAX)?;
+        self.check_payers()?;
         let taken = self.accounts_of_double_spends();
         require(taken < self.accounts, "accounts", self.accounts, format!("double spends alone take {taken} of them"))?;
         self.check_network()?;
         self.check_phases()?;
+        self.check_overload()?;
         in_range("number of faults", self.faults.len() as u64, 0, FAULTS_MAX as u64)?;
         for number in 0..self.faults.len() {
             self.check_fault(number)?;
@@ -33,6 +39,18 @@ impl Scenario {
         in_range("timeouts.settle_s", self.timeouts.settle_s, 1, self.timeouts.run_s)?;
         in_range("timeouts.stop_s", self.timeouts.stop_s, 1, 600)?;
         in_range("timeouts.submit_ms", self.timeouts.submit_ms, 50, 120_000)
+    }
+
+    fn check_payers(&self) -> Result<(), ScenarioError> {
+        let least = if self.receivers == Receivers::Spread { 2 } else { 1 };
+        in_range("paying_accounts", self.payers(), least, self.accounts)?;
+        in_range("payments_per_account", self.payments_per_account, 1, prepare::PAYMENTS_MAX)?;
+        let payments = self.payers().saturating_mul(self.payments_per_account);
+        in_range("payments of all paying accounts", payments, 1, prepare::PAYMENTS_MAX)?;
+        let as_in_2016 = self.payers() == self.accounts && payments == self.accounts && least == 1;
+        let expected = "double spends go with accounts that all pay once, to one receiver";
+        let right = as_in_2016 || self.accounts_of_double_spends() == 0;
+        require(right, "payments_per_account", self.payments_per_account, expected)
     }
 
     fn check_network(&self) -> Result<(), ScenarioError> {
@@ -98,7 +116,7 @@ impl Scenario {
             let last = number + 1 == self.phases.len();
             let one = phase.payments.is_some() != phase.duration_s.is_some() || last && phase.payments.is_none();
             require(one, &field("payments"), format!("{:?}", phase.payments), "give either payments or duration_s")?;
-            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.accounts)?;
+            in_range(&field("payments"), phase.payments.unwrap_or(1), 1, self.payers() * self.payments_per_account)?;
             in_range(&field("duration_s"), phase.duration_s.unwrap_or(1), 1, 86_400)?;
             in_range(&field("in_flight"), phase.in_flight as u64, 1, 1_024)?;
             if let Rate::PerSecond(rate) = phase.rate_per_s {
@@ -111,8 +129,33 @@ impl Scenario {
             planned = planned.saturating_add(phase.payments.unwrap_or(by_time));
         }
         let payments = self.payments();
-        let expected = format!("there are {payments} accounts with one payment each, besides those of double spends");
+        let expected = format!("the paying accounts make {payments} payments, besides those of double spends");
         require(planned <= payments, "payments of all phases", planned, expected)
+    }
+
+    fn check_overload(&self) -> Result<(), ScenarioError> {
+        let Some(overload) = &self.overload else {
+            let found = self.thresholds.goodput_ratio_min;
+            let expected = "there is no overload to judge";
+            return require(found.is_none(), "thresholds.goodput_ratio_min", found.unwrap_or_default(), expected);
+        };
+        let right = overload.times.is_finite() && (1.0..=100.0).contains(&overload.times);
+        require(right, "overload.times", overload.times, "it lies from 1 to 100")?;
+        in_range("overload.duration_s", overload.duration_s, 1, 86_400)?;
+        in_range("overload.in_flight", overload.in_flight as u64, 1, IN_FLIGHT_MAX as u64)?;
+        let last = self.phases.last().is_some_and(|phase| {
+            phase.duration_s.is_some() && phase.payments.is_none() && phase.rate_per_s == Rate::Full(Full::Full)
+        });
+        require(
+            last,
+            "overload",
+            "set",
+            "the last phase is at full speed for duration_s, to know what the maximum is",
+        )?;
+        let window = self.window_span().is_none();
+        require(window, "overload", "set", format!("no account pays more than {WINDOW_WIDTH} times: none waits"))?;
+        let harmless = self.faults.is_empty() && !self.audit.halt;
+        require(harmless, "overload", "set", "it goes without faults")
     }
 
     fn check_fault(&self, number: usize) -> Result<(), ScenarioError> {
@@ -167,6 +210,7 @@ impl Scenario {
             ("final_p99_ms_max", thresholds.final_p99_ms_max),
             ("dip_ratio_min", thresholds.dip_ratio_min),
             ("resync_s_max", thresholds.resync_s_max),
+            ("goodput_ratio_min", thresholds.goodput_ratio_min),
         ];
         for (name, value) in numbers {
             let right = value.is_none_or(|value| value.is_finite() && value > 0.0);
