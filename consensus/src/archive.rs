@@ -48,8 +48,17 @@ pub struct CheckpointDelta {
     pub from: BlockId,
     pub to: BlockId,
     pub height: u64,
-    /// Every account that the blocks between changed, as it is after `to`.
+    /// Every account that the blocks between changed, as it is after `to`. One that several changed may stand more than once,
+    /// each time alike.
     pub accounts: Vec<Account>,
+}
+
+impl CheckpointDelta {
+    /// Sorts the accounts by id and keeps each once: trees take neighbours one behind another for much less.
+    pub fn sort(&mut self) {
+        self.accounts.sort_unstable_by_key(Account::id);
+        self.accounts.dedup_by_key(|account| account.id());
+    }
 }
 
 /// Why something stored cannot be read.

@@ -4,7 +4,7 @@
 //! value at the goal: the present one, or, if a later block touched the account, the one in the first such block's undo
 //! record.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -29,7 +29,6 @@ pub(crate) struct Gathering {
     record: Option<Arc<Undo>>,
     /// Accounts that blocks above the goal touched, as they were at the goal.
     at_goal: HashMap<AccountId, Account>,
-    seen: HashSet<AccountId>,
     accounts: Vec<Account>,
     sums: Sums,
 }
@@ -44,7 +43,6 @@ impl Gathering {
             taken: 0,
             record: None,
             at_goal: HashMap::new(),
-            seen: HashSet::new(),
             accounts: Vec::new(),
             sums: if sums { Sums::begin(1) } else { Sums::Done },
         }
@@ -53,9 +51,7 @@ impl Gathering {
     /// A block above the goal was executed, and this is its undo record. The lowest such block must be told first.
     pub(crate) fn executed(&mut self, record: &Undo) {
         for account in &record.accounts {
-            if !self.seen.contains(&account.id()) {
-                self.at_goal.entry(account.id()).or_insert_with(|| account.clone());
-            }
+            self.at_goal.entry(account.id()).or_insert_with(|| account.clone());
         }
         self.sums.state_changed();
     }
@@ -83,10 +79,7 @@ impl Gathering {
         let mut looked_at = 0;
         for id in part.map(Account::id) {
             looked_at += 1;
-            if self.seen.insert(id) {
-                let account = self.at_goal.remove(&id).or_else(|| state.account(&id).cloned());
-                self.accounts.extend(account);
-            }
+            self.accounts.extend(self.at_goal.get(&id).or_else(|| state.account(&id)).cloned());
         }
         self.taken += looked_at;
         if self.taken >= record.accounts.len() {

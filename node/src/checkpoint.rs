@@ -119,7 +119,10 @@ struct Writer<F: Files, O: Overlay> {
 impl<F: Files, O: Overlay> Writer<F, O> {
     fn work(&mut self, job: Job) {
         let delta = match job {
-            Job::Step(delta) => delta,
+            Job::Step(mut delta) => {
+                delta.sort();
+                delta
+            }
             Job::Again => self.failed.take().expect("only a step that failed is asked for again"),
         };
         let stage = match self.write(&delta) {

@@ -30,8 +30,9 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 /// Accounts that one turn gathers for a checkpoint: some milliseconds.
 const GATHERED_ACCOUNTS_MAX: u64 = 4_096;
 /// Once final blocks touched so many accounts since the last checkpoint, the next one does not wait for its time: what it
-/// holds in memory meanwhile, and what a stop may have to wait for, stay bounded.
-const CHECKPOINT_ACCOUNTS_MAX: u64 = 1 << 20;
+/// holds in memory meanwhile (88 bytes an account), and what a stop may have to wait for, stay bounded. Fewer would cost
+/// more: a checkpoint rewrites nearly all of sled's leaves, however few accounts it brings.
+const CHECKPOINT_ACCOUNTS_MAX: u64 = 4 << 20;
 /// How often the gauges are set.
 const OBSERVE_EVERY: Duration = Duration::from_millis(500);
 

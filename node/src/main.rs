@@ -12,6 +12,7 @@ use zeni_node::node::Failure;
 use zeni_node::run::RunError;
 use zeni_node::verify_data::{VerifyDataError, verify_data};
 use zeni_node::{Setup, clock, evidence, init, readmit, run, telemetry};
+use zeni_storage::prefer_huge_pages;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -98,7 +99,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let arguments = Arguments::parse();
+    if let Command::Run { check_config: false, .. } | Command::Verify { .. } = arguments.command {
+        prefer_huge_pages();
+    }
+    match arguments.command {
         Command::Init { config, first_start } => with_setup(&config, |setup| {
             let past = if first_start { Past::None } else { Past::Unknown };
             let standing = init::init(&setup, past).map_err(failed)?;

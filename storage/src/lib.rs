@@ -21,6 +21,7 @@ mod files;
 mod fixture;
 mod frame;
 mod heaviest;
+mod huge_pages;
 mod identity;
 pub mod index;
 mod inspection;
@@ -46,6 +47,7 @@ pub use evidence::{
 };
 pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
+pub use huge_pages::prefer_huge_pages;
 pub use identity::identity;
 pub use inspection::{Inspection, SegmentSummary, inspect};
 pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};
