@@ -24,6 +24,7 @@ pub mod peers;
 pub mod pool;
 mod replica;
 pub mod schedule;
+pub mod snapshot;
 pub mod submission;
 pub mod sync;
 pub mod time;

@@ -297,6 +297,20 @@ impl Tree {
         digests.filter(|digest| self.awaits(digest))
     }
 
+    /// Lets go of the batches that only canonical blocks list: these need not be executed.
+    pub fn await_side_only(&mut self) {
+        let side = &self.side;
+        let nodes = &self.nodes;
+        let waits = |id: &BlockId| nodes.get(id).is_some_and(|node| side.contains_key(&(node.height, *id)));
+        self.awaited.retain(|_, waiting| {
+            waiting.retain(&waits);
+            !waiting.is_empty()
+        });
+        for id in &self.canonical {
+            self.nodes.get_mut(id).expect("canonical blocks are in the tree").missing = 0;
+        }
+    }
+
     /// How many batches blocks wait for.
     pub fn awaited_len(&self) -> usize {
         self.awaited.len()

@@ -134,7 +134,9 @@ fn refused(error: RequestError) -> Failure {
     match error {
         RequestError::Overloaded { retry_after_ms } => Failure::Overloaded { after_ms: retry_after_ms.into() },
         RequestError::Stopping => Failure::Stopping,
-        RequestError::Forbidden | RequestError::Malformed(_) => Failure::Fatal(error.to_string()),
+        RequestError::Forbidden | RequestError::Malformed(_) | RequestError::NotHere => {
+            Failure::Fatal(error.to_string())
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use zeni_consensus::CheckpointDelta;
 use zeni_ledger::Genesis;
 use zeni_storage::{Checkpoint, DiskFiles, Files, Overlay, SledOverlay, StorageError, Syncer};
@@ -21,6 +21,9 @@ pub type NodeCheckpoint = Checkpoint<DiskFiles, SledOverlay>;
 
 /// Opens a checkpoint that was closed, and first finishes the step that it was in.
 pub type Reopen<F, O> = Box<dyn Fn() -> Result<Checkpoint<F, O>, StorageError> + Send>;
+
+/// Something that reads the checkpoint while no step is written. `None` if it is closed after a failure.
+pub type Visit = Box<dyn FnOnce(Option<&NodeCheckpoint>) + Send>;
 
 /// The core thread's side.
 #[derive(Debug)]
@@ -76,14 +79,29 @@ impl Checkpointer {
     }
 }
 
-/// Starts the thread. It ends when the [`Checkpointer`] is dropped.
+/// Starts the thread. It ends when the [`Checkpointer`] is dropped. A step waits while a visit goes on, and the core
+/// does not wait for it.
 pub fn start(
     checkpoint: NodeCheckpoint,
     reopen: Reopen<DiskFiles, SledOverlay>,
     syncer: Syncer<DiskFiles>,
+    mut visits: Receiver<Visit>,
 ) -> std::io::Result<(Checkpointer, JoinHandle<()>)> {
     let (checkpointer, mut writer, jobs) = pair(checkpoint, reopen, syncer);
-    let run = move || jobs.into_iter().for_each(|job| writer.work(job));
+    let run = move || {
+        loop {
+            select! {
+                recv(jobs) -> job => match job {
+                    Ok(job) => writer.work(job),
+                    Err(_) => return,
+                },
+                recv(visits) -> visit => match visit {
+                    Ok(visit) => visit(writer.checkpoint.as_ref()),
+                    Err(_) => visits = never(),
+                },
+            }
+        }
+    };
     Ok((checkpointer, std::thread::Builder::new().name("checkpoint".into()).spawn(run)?))
 }
 

@@ -27,6 +27,7 @@ pub struct Config {
     pub peers: Vec<PeerAddress>,
     pub clients: Vec<Client>,
     pub checkpoint: Checkpoint,
+    pub snapshot: Snapshot,
     pub limits: Limits,
     pub log: Log,
 }
@@ -70,6 +71,22 @@ pub struct Checkpoint {
 impl Default for Checkpoint {
     fn default() -> Self {
         Self { interval_s: 300 }
+    }
+}
+
+/// How a node that lost its disk gets the state from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snapshot {
+    /// Seconds in which another validator must be reached; 0 asks none, and executes from genesis.
+    pub patience_s: u64,
+    /// A snapshot of fewer blocks than this is not worth it.
+    pub lag_min: u64,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self { patience_s: 10, lag_min: 100 }
     }
 }
 
@@ -171,6 +188,8 @@ struct ConfigFile {
     #[serde(default)]
     checkpoint: Checkpoint,
     #[serde(default)]
+    snapshot: Snapshot,
+    #[serde(default)]
     limits: Limits,
     #[serde(default)]
     log: Log,
@@ -206,6 +225,7 @@ impl Config {
             peers: file.peer,
             clients,
             checkpoint: file.checkpoint,
+            snapshot: file.snapshot,
             limits: file.limits,
             log: file.log,
         };
@@ -216,6 +236,8 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let limits = &self.limits;
         in_range("checkpoint.interval_s", self.checkpoint.interval_s, 1, 86_400, "1 to 86400 seconds")?;
+        in_range("snapshot.patience_s", self.snapshot.patience_s, 0, 3_600, "0 to 3600 seconds")?;
+        in_range("snapshot.lag_min", self.snapshot.lag_min, 1, u64::MAX, "at least 1")?;
         let sizes = [
             ("limits.ingress_payments", limits.ingress_payments, 1_024, 1 << 24),
             ("limits.client_payments", limits.client_payments, 1_024, 1 << 24),
@@ -281,6 +303,7 @@ mod tests {
         assert_eq!(config.key, Path::new("/etc/zeni/key"));
         assert_eq!(config.checkpoint.interval_s, 300);
         assert_eq!(config.limits, Limits::default());
+        assert_eq!(config.snapshot, Snapshot { patience_s: 10, lag_min: 100 });
         assert_eq!(config.metrics, None);
     }
 
@@ -298,6 +321,8 @@ mod tests {
         let bad = [
             ("[checkpoint]\ninterval_s = 0", "checkpoint.interval_s"),
             ("[limits]\ningress_payments = 1023", "limits.ingress_payments"),
+            ("[snapshot]\npatience_s = 3601", "snapshot.patience_s"),
+            ("[snapshot]\nlag_min = 0", "snapshot.lag_min"),
             ("[limits]\nsend_control = 1", "limits.send_control"),
             ("[[client]]\nname = \"a\"\nkey = \"zz\"\nrole = \"client\"", "client.key"),
         ];

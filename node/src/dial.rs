@@ -116,8 +116,9 @@ async fn wait_in_vain(neighbour: &Neighbour, services: &Services, mut patience: 
     }
 }
 
+/// Why a validator was not reached.
 #[derive(Debug, thiserror::Error)]
-enum DialFailure {
+pub enum DialFailure {
     #[error("cannot resolve {address}: {error}")]
     Resolve { address: String, error: std::io::Error },
     #[error("{address} has no IP address")]
@@ -126,7 +127,8 @@ enum DialFailure {
     Connect(#[from] ConnectError),
 }
 
-async fn dial(endpoint: &Endpoint, neighbour: &Neighbour) -> Result<zeni_transport::Connection, DialFailure> {
+/// Looks the name up and connects, once.
+pub async fn dial(endpoint: &Endpoint, neighbour: &Neighbour) -> Result<zeni_transport::Connection, DialFailure> {
     let address = &neighbour.address;
     let resolve = |error| DialFailure::Resolve { address: address.clone(), error };
     let found = lookup_host(address).await.map_err(resolve)?.next();

@@ -80,7 +80,8 @@ impl Guests {
             Role::Follower => Some(Remote::Follower),
             Role::Validator => Some(Remote::Validator(guest.validator?)),
         };
-        let asker = Asker { share: Arc::clone(&guest.share), suspicion: Suspicion::default() };
+        let (share, is_validator) = (Arc::clone(&guest.share), guest.validator.is_some());
+        let asker = Asker { share, suspicion: Suspicion::default(), is_validator };
         Some((remote, asker, &guest.name))
     }
 

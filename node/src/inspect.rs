@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use zeni_consensus::{Archive, ArchiveError};
 use zeni_ledger::execute::execute;
-use zeni_ledger::{AccountId, Block, BlockId, Genesis};
-use zeni_storage::{DiskFiles, Inspection, StorageError};
+use zeni_ledger::{AccountId, Block, BlockId, Genesis, State};
+use zeni_storage::{DiskFiles, Inspection, NoBaseState, StorageError};
 
 use crate::setup::{GenesisFileError, genesis_state, read_genesis};
+use crate::verify_data::load_checkpoint;
 
 /// Batches of a block that are listed, at most.
 const LISTED_BATCHES_MAX: usize = 64;
@@ -34,6 +35,8 @@ pub enum InspectError {
     Storage(#[from] StorageError),
     #[error("no block {0} is stored here; name a height or 64 hexadecimal digits of an id")]
     NoBlock(String),
+    #[error(transparent)]
+    NoBaseState(#[from] NoBaseState),
     #[error("block {block} cannot be executed: {what}")]
     Incomplete { block: BlockId, what: String },
 }
@@ -44,7 +47,8 @@ pub fn inspect(data: &Path, genesis_path: &Path, wanted: &Wanted) -> Result<Valu
     if !data.is_dir() {
         return Err(InspectError::NoDirectory(data.to_owned()));
     }
-    let found = zeni_storage::inspect(&DiskFiles::open(data)?, &genesis)?;
+    let files = DiskFiles::open(data)?;
+    let found = zeni_storage::inspect(&files, &genesis)?;
     let mut told = summary(&genesis, &found);
     if wanted.segments {
         told["segments"] = segments(&found);
@@ -53,7 +57,7 @@ pub fn inspect(data: &Path, genesis_path: &Path, wanted: &Wanted) -> Result<Valu
         told["blocks_found"] = blocks(&genesis, &found, name)?;
     }
     if let Some(account) = &wanted.account {
-        told["account"] = account_at_head(&genesis, genesis_path, &found, account)?;
+        told["account"] = account_at_head(&genesis, genesis_path, &files, &found, account)?;
     }
     Ok(told)
 }
@@ -64,6 +68,7 @@ fn summary(genesis: &Genesis, found: &Inspection<DiskFiles>) -> Value {
         "genesis": genesis.id().to_string(),
         "height": found.canonical.len(),
         "head": head.to_string(),
+        "base_height": found.base.map_or(0, |base| base.height),
         "blocks": found.blocks.len(),
         "batches": found.batches.len(),
         "payments": found.batches.iter().map(|batch| u64::from(batch.payments)).sum::<u64>(),
@@ -117,15 +122,19 @@ fn tell_block(genesis: &Genesis, found: &Inspection<DiskFiles>, id: &BlockId, bl
     })
 }
 
-/// Executes the canonical chain from genesis, without checking signatures again, and shows one account at its head.
+/// Executes the canonical chain from genesis, or from where its batches begin, without checking signatures again, and
+/// shows one account at its head.
 fn account_at_head(
     genesis: &Genesis,
     genesis_path: &Path,
+    files: &DiskFiles,
     found: &Inspection<DiskFiles>,
     id: &AccountId,
 ) -> Result<Value, InspectError> {
     let mut state = genesis_state(genesis, genesis_path)?;
-    for block in &found.canonical {
+    let mut load = |state: &mut State| load_checkpoint(files, genesis, state);
+    let from = found.first_state(&mut state, &mut load)?;
+    for block in found.canonical.iter().skip(from as usize) {
         let incomplete = |what: String| InspectError::Incomplete { block: *block, what };
         let digests = &found.blocks[block].digests;
         let batches = (digests.iter())

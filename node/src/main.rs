@@ -35,7 +35,8 @@ enum Command {
     /// re-admitted.
     ///
     /// An empty disk does not tell whether this validator has signed blocks before, and signing twice for a slot would
-    /// be equivocation. So on a disk that replaces a lost one: `node init`, then `node readmit`.
+    /// be equivocation. So on a disk that replaces a lost one: `node init`, then `node readmit`. The first `node run` then
+    /// fetches a snapshot of the state from the other validators.
     Init {
         #[arg(long)]
         config: PathBuf,

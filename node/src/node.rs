@@ -18,7 +18,7 @@ use zeni_transport::{BindError, CloseCode, Endpoint, TransportConfig};
 
 use crate::admission::Admission;
 use crate::checked::deliver;
-use crate::checkpoint;
+use crate::checkpoint::{self, Visit};
 use crate::clock;
 use crate::committer::{self, Turn};
 use crate::copies::UnderWay;
@@ -30,6 +30,7 @@ use crate::recovery::{Recovery, RecoveryError, recover};
 use crate::release::{Disk, Outlets, release};
 use crate::services::Services;
 use crate::setup::Setup;
+use crate::snapshots::Snapshots;
 use crate::unsynced::Unsynced;
 use crate::verify::pool::{self, Deliver, PoolError, VerifySender};
 use crate::{dial, doors, watch};
@@ -106,9 +107,12 @@ impl Node {
         let evidence = Arc::clone(&recovery.evidence);
         let outlets =
             Outlets { links: Arc::clone(&links), unsynced: Arc::clone(&unsynced), evidence: evidence.clone() };
+        let watermark = setup.config.limits.disk_watermark_bytes;
+        let snapshots = Snapshots::start(Arc::clone(&setup.genesis), files.clone(), reader.clone(), watermark);
+        let (snapshots, visits) = snapshots.map_err(StartError::Thread)?;
         let threads = Threads { outlets, failed: &failed };
         let (core, committer, checkpoint) =
-            threads.start(recovery, identity, core_receiver).map_err(StartError::Thread)?;
+            threads.start(recovery, identity, core_receiver, visits).map_err(StartError::Thread)?;
         let services = Arc::new(Services {
             genesis: setup.genesis,
             me: setup.me,
@@ -122,6 +126,7 @@ impl Node {
             unsynced,
             under_way: UnderWay::default(),
             evidence,
+            snapshots,
         });
         let guests = Arc::new(setup.guests);
         let mut tasks = JoinSet::new();
@@ -162,6 +167,7 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         let limit = Duration::from_millis(self.services.limits.stopping_ms);
         self.services.admission.close();
+        self.services.snapshots.stop();
         let start = Instant::now();
         while self.services.admission.requests() > 0 && start.elapsed() < limit {
             sleep(LOOK_EVERY).await;
@@ -233,13 +239,14 @@ impl Threads<'_> {
         recovery: Recovery,
         identity: Identity,
         tasks: CoreReceiver,
+        visits: crossbeam_channel::Receiver<Visit>,
     ) -> io::Result<(CoreHandle, JoinHandle<()>, JoinHandle<()>)> {
         let Recovery { core, effects, store, checkpoint, safety, files, .. } = recovery;
         let (turns, waiting) = committer::turns();
         let disk = Disk { safety, log: store.syncer() };
         let committer = self.start_committer(disk, waiting)?;
         let reopen = checkpoint::reopen(files, Arc::clone(&identity.genesis));
-        let (checkpointer, checkpoint) = checkpoint::start(checkpoint, reopen, store.syncer())?;
+        let (checkpointer, checkpoint) = checkpoint::start(checkpoint, reopen, store.syncer(), visits)?;
         let unsynced = Arc::clone(&self.outlets.unsynced);
         let thread = CoreThread::new(core, store, identity, tasks, turns, checkpointer, unsynced);
         Ok((self.start_core(thread, effects)?, committer, checkpoint))

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use zeni_consensus::{Config, Core, Effect, HaltReason, Millis};
 use zeni_storage::{
-    Checkpoint, Discarded, DiskFiles, Limits, RecoveryReport, SafetyFile, SledOverlay, Start, StorageError, Store,
-    identity,
+    Checkpoint, Discarded, DiskFiles, Export, Limits, RecoveryReport, SafetyFile, SledOverlay, Start, StorageError,
+    Store, identity,
 };
 
 use crate::evidence::EvidenceKeeper;
@@ -71,6 +71,7 @@ pub fn recover(setup: &Setup, boot: u64, now: Millis) -> Result<Recovery, Recove
     };
     let found = zeni_storage::recover(files.clone(), overlay, &setup.genesis, first_state, Limits::default());
     let zeni_storage::Recovery { recovered, store, safety, checkpoint, report } = found.map_err(explain)?;
+    Export::discard(&files).map_err(explain)?;
     tell(&report, recovered.safety.is_none());
     let evidence = Arc::new(EvidenceKeeper::open(&files, &setup.genesis).map_err(explain)?);
     let config = Config {
@@ -98,6 +99,15 @@ fn tell(report: &RecoveryReport, safety_lost: bool) {
             tracing::info!(height, "starting from the checkpoint");
         }
         Start::Discarded(reason) => discarded(reason),
+    }
+    if let Some(base) = report.base {
+        tracing::info!(height = base.height, block = %base.id, "the log begins at the state of a snapshot");
+        if matches!(report.start, Start::Genesis | Start::Discarded(_)) {
+            tracing::error!(
+                "that state is lost with the checkpoint: this node executes from genesis as peers give it the batches; to \
+                 fetch a snapshot instead, move the data directory aside and run: node init --config FILE"
+            );
+        }
     }
     if !report.missing.is_empty() {
         let (blocks, batches) = (report.missing.blocks.len(), report.missing.batches.len());

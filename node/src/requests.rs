@@ -12,6 +12,7 @@ use crate::clock;
 use crate::core_queue::{Question, Task};
 use crate::screen::screen;
 use crate::services::Services;
+use crate::snapshots::Room;
 use crate::submission::PendingSubmission;
 use crate::verify::suspicion::Suspicion;
 use crate::verify::work::{What, Work};
@@ -23,15 +24,25 @@ pub struct Asker {
     pub share: Arc<ClientShare>,
     /// Of this connection.
     pub suspicion: Suspicion,
+    /// Has a validator's key.
+    pub is_validator: bool,
 }
 
-/// Serves one request. The future ends when the answer may be given.
-pub async fn serve(request: Request, asker: &Asker, services: &Services) -> Reply {
-    match serve_or_refuse(request, asker, services).await {
-        Ok(reply) => reply,
+/// Serves one request. The future ends when the answer may be given. The room of a snapshot's page is held until it has
+/// left.
+pub async fn serve(request: Request, asker: &Asker, services: &Services) -> (Reply, Option<Room>) {
+    let served = match request {
+        Request::SnapshotPage { block, page } if asker.is_validator && !services.admission.is_closed() => {
+            let page = services.snapshots.page(block, page).await;
+            page.map(|(records, room)| (Reply::SnapshotPage(records), Some(room)))
+        }
+        other => serve_or_refuse(other, asker, services).await.map(|reply| (reply, None)),
+    };
+    match served {
+        Ok(served) => served,
         Err(error) => {
             metrics::counter!("zeni_requests_refused_total", "reason" => reason(&error)).increment(1);
-            Reply::Refused(error)
+            (Reply::Refused(error), None)
         }
     }
 }
@@ -48,6 +59,10 @@ async fn serve_or_refuse(request: Request, asker: &Asker, services: &Services) -
             Err(RequestError::Malformed(format!("{} ids in one request, the limit is {STATUS_IDS_MAX}", ids.len())))
         }
         Request::Pending(ids) => ask(Question::Pending(ids), asker, services).await,
+        Request::Snapshot { height_min } if asker.is_validator => {
+            services.snapshots.manifest(height_min).map(Reply::Snapshot)
+        }
+        Request::Snapshot { .. } | Request::SnapshotPage { .. } => Err(RequestError::Forbidden),
     }
 }
 
@@ -103,5 +118,6 @@ const fn reason(error: &RequestError) -> &'static str {
         RequestError::Forbidden => "forbidden",
         RequestError::Malformed(_) => "malformed",
         RequestError::Stopping => "stopping",
+        RequestError::NotHere => "not_here",
     }
 }

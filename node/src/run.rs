@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::lost_disk::{LostDiskError, return_by_snapshot};
 use crate::node::{Failure, Node, StartError};
 use crate::setup::Setup;
 use crate::telemetry::{self, TelemetryError};
@@ -23,6 +24,8 @@ pub enum RunError {
     Runtime(std::io::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
+    #[error("the node lost its disk and cannot take a snapshot: {0}")]
+    LostDisk(#[from] LostDiskError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -50,6 +53,12 @@ async fn run_until_signal(setup: Setup) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let limit = Duration::from_millis(setup.config.limits.stopping_ms) + STOP_GRACE;
+    tokio::select! {
+        returned = return_by_snapshot(&setup) => drop(returned?),
+        // What was fetched so far is thrown away by the next start.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    }
     let mut node = Node::start(setup)?;
     tokio::select! {
         failure = node.failure() => {

@@ -11,6 +11,7 @@ use crate::copies::UnderWay;
 use crate::core_queue::CoreSender;
 use crate::evidence::EvidenceKeeper;
 use crate::links::Links;
+use crate::snapshots::Snapshots;
 use crate::unsynced::Unsynced;
 use crate::verify::pool::VerifySender;
 
@@ -30,4 +31,5 @@ pub struct Services {
     pub unsynced: Arc<Unsynced>,
     pub under_way: UnderWay,
     pub evidence: Arc<EvidenceKeeper>,
+    pub snapshots: Snapshots,
 }

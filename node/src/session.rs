@@ -199,15 +199,16 @@ async fn answer_requests(connection: &Connection, asker: &Asker, services: &Arc<
 }
 
 async fn answer(request: IncomingRequest, asker: &Asker, services: &Services) {
-    let reply = match decode_request(&request.body) {
+    let (reply, room) = match decode_request(&request.body) {
         Ok(request) => requests::serve(request, asker, services).await,
         Err(error) => {
             metrics::counter!("zeni_malformed_frames_total").increment(1);
-            Reply::Refused(RequestError::Malformed(error.to_string()))
+            (Reply::Refused(RequestError::Malformed(error.to_string())), None)
         }
     };
     // A client that is gone does not hear its answer.
     if let Err(error) = request.respond(encode_reply(&reply)).await {
         tracing::debug!(%error, "an answer was not taken");
     }
+    drop(room);
 }

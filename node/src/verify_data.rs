@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 use zeni_ledger::signature::verify_payments;
-use zeni_ledger::{Batch, Genesis};
-use zeni_storage::{DamagedPlace, DiskFiles, StorageError, Verification, VerifyError};
+use zeni_ledger::{Batch, BlockId, Genesis, State};
+use zeni_storage::{
+    Checkpoint, DamagedPlace, DiskFiles, NoBaseState, SledOverlay, StorageError, Verification, VerifyError,
+};
 
+use crate::recovery::CHECKPOINT_DIRECTORY;
 use crate::setup::{GenesisFileError, genesis_state, read_genesis};
 
 /// A clean data directory.
@@ -17,6 +20,8 @@ pub struct Verified {
     pub height: u64,
     pub block: String,
     pub state_root: String,
+    /// The height from which the chain was executed anew: 0, or where the log begins with the state of a snapshot.
+    pub verified_from: u64,
     /// Of each token, in its smallest unit; all "0".
     pub sums: BTreeMap<u32, String>,
     pub transactions: Transactions,
@@ -30,7 +35,7 @@ pub struct Verified {
     pub torn_bytes: u64,
 }
 
-/// What became of the payments of the canonical chain.
+/// What became of the payments of the blocks that were executed anew.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Transactions {
     pub applied: u64,
@@ -60,6 +65,8 @@ pub enum VerifyDataError {
     Storage(#[from] StorageError),
     #[error("damaged")]
     Damaged(Damaged),
+    #[error(transparent)]
+    NoBaseState(NoBaseState),
 }
 
 /// Rechecks the data directory of a stopped node against its genesis; signatures on all cores.
@@ -70,11 +77,26 @@ pub fn verify_data(data: &Path, genesis_path: &Path) -> Result<Verified, VerifyD
     }
     let files = DiskFiles::open(data)?;
     let state = genesis_state(&genesis, genesis_path)?;
-    match zeni_storage::verify(&files, &genesis, state, &mut |batches| bad_batch(&genesis, batches)) {
+    let mut load = |state: &mut State| load_checkpoint(&files, &genesis, state);
+    match zeni_storage::verify(&files, &genesis, state, &mut load, &mut |batches| bad_batch(&genesis, batches)) {
         Ok(verification) => Ok(verified(&verification)),
         Err(VerifyError::Storage(error)) => Err(error.into()),
         Err(VerifyError::Damaged(place)) => Err(VerifyDataError::Damaged(damaged(*place))),
+        Err(VerifyError::NoBaseState(error)) => Err(VerifyDataError::NoBaseState(error)),
     }
+}
+
+/// Brings the genesis state to the checkpoint of a stopped node. An interrupted step is finished first, as a start
+/// would.
+pub(crate) fn load_checkpoint(
+    files: &DiskFiles,
+    genesis: &Genesis,
+    state: &mut State,
+) -> Result<(BlockId, u64), StorageError> {
+    let overlay = SledOverlay::open(&files.directory().join(CHECKPOINT_DIRECTORY))?;
+    let opened = Checkpoint::open(files.clone(), overlay, genesis);
+    let (checkpoint, _) = opened.map_err(|(error, _)| error)?;
+    checkpoint.load_into(state)
 }
 
 /// The first batch of which a signature does not hold. Authors are validators: storage checks that before.
@@ -98,6 +120,7 @@ fn verified(verification: &Verification) -> Verified {
         height: verification.height,
         block: verification.block.to_string(),
         state_root: verification.state_root.to_string(),
+        verified_from: verification.verified_from,
         sums: verification.token_sums.iter().map(|(token, sum)| (token.0, sum.to_string())).collect(),
         transactions,
         flat: transactions,

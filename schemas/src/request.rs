@@ -1,6 +1,7 @@
 //! What clients (API servers, wallets' libraries, load generators) ask a node, and what it answers: one request and
 //! one reply on each bidirectional QUIC stream.
 
+use zeni_consensus::snapshot::{MANIFEST_BYTES_MAX, Manifest, PAGE_BYTES_MAX, PageName};
 use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_consensus::{Mode, Verdict};
 use zeni_ledger::account::ACCOUNT_BYTES_MAX;
@@ -26,15 +27,18 @@ pub const VERSION_BYTES_MAX: usize = 64;
 pub const REASON_BYTES_MAX: usize = 512;
 /// Bytes of the longest request: a full submission.
 pub const REQUEST_BYTES_MAX: usize = SUBMISSION_PAYMENTS_MAX * PAYMENT_BYTES + ENVELOPE_BYTES;
-/// Bytes of the longest reply: an account with its proof.
-pub const REPLY_BYTES_MAX: usize = ACCOUNT_BYTES_MAX + PROOF_BYTES_MAX + ENVELOPE_BYTES;
+/// Bytes of the longest reply that has nothing of a snapshot: an account with its proof.
+pub const ANSWER_BYTES_MAX: usize = ACCOUNT_BYTES_MAX + PROOF_BYTES_MAX + ENVELOPE_BYTES;
+/// Bytes of the longest reply: a page of a snapshot. (A manifest is shorter, and so is every answer.)
+pub const REPLY_BYTES_MAX: usize = PAGE_BYTES_MAX + ENVELOPE_BYTES;
 
 const REQUEST: FrameKind =
     FrameKind { what: "request", bytes_max: REQUEST_BYTES_MAX, tables_max: 2, identifier: "ZNRQ" };
 const REPLY: FrameKind = FrameKind { what: "reply", bytes_max: REPLY_BYTES_MAX, tables_max: 2, identifier: "ZNRP" };
 
 // A full submission answered with a waiting payment for each must fit into a reply.
-const _: () = assert!(SUBMISSION_PAYMENTS_MAX * (12 + 32) + ENVELOPE_BYTES <= REPLY_BYTES_MAX);
+const _: () = assert!(SUBMISSION_PAYMENTS_MAX * (12 + 32) + ENVELOPE_BYTES <= ANSWER_BYTES_MAX);
+const _: () = assert!(MANIFEST_BYTES_MAX + ENVELOPE_BYTES <= REPLY_BYTES_MAX && ANSWER_BYTES_MAX <= REPLY_BYTES_MAX);
 
 /// A client's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,10 @@ pub enum Request {
     Account(AccountId),
     /// How many nodes hold each of these payments in their pools.
     Pending(Vec<TransactionId>),
+    /// Which snapshot the node can serve, if it has one of this height at least. For validators.
+    Snapshot { height_min: u64 },
+    /// One page of the snapshot at a block. For validators.
+    SnapshotPage { block: BlockId, page: PageName },
 }
 
 /// A node's reply.
@@ -60,6 +68,9 @@ pub enum Reply {
     Pending(Vec<u16>),
     /// The request was not served.
     Refused(RequestError),
+    Snapshot(Manifest),
+    /// Whole records of a snapshot, of which the manifest names the hash.
+    SnapshotPage(Vec<u8>),
 }
 
 /// Where a node stands.
@@ -103,4 +114,6 @@ pub enum RequestError {
     Malformed(String),
     #[error("the node is stopping")]
     Stopping,
+    #[error("the node has no such snapshot")]
+    NotHere,
 }

@@ -68,6 +68,11 @@ impl<F: Files, O: Overlay> Checkpoint<F, O> {
         }
     }
 
+    /// As [`Self::head`]; `None` if the last step failed midway, so that the accounts are of two blocks.
+    pub(crate) fn settled_head(&self) -> Result<Option<(BlockId, u64)>, StorageError> {
+        if self.unsettled { Ok(None) } else { self.head().map(Some) }
+    }
+
     /// Brings the genesis state to the checkpoint, and says where that is. The caller compares the root with the
     /// header of that block.
     ///
@@ -178,7 +183,8 @@ impl<F: Files, O: Overlay> Checkpoint<F, O> {
     }
 }
 
-fn content(account: &Account) -> (AccountId, Vec<u8>) {
+/// An account as an overlay keeps it.
+pub(crate) fn content(account: &Account) -> (AccountId, Vec<u8>) {
     let mut encoder = Encoder::with_capacity(48);
     account.encode_content(&mut encoder);
     (account.id(), encoder.finish())

@@ -45,6 +45,15 @@ pub enum StorageError {
     /// The checkpoint's content is unreadable; it can be rebuilt from the log.
     #[error("the checkpoint is damaged: {what}")]
     CheckpointDamaged { what: String },
+    /// The directory holds a part of a snapshot: its node was stopped while it fetched it.
+    #[error("the data directory holds an unfinished snapshot; `node run` throws it away and fetches another one")]
+    UnfinishedSnapshot,
+    /// A snapshot only goes into a directory without a log.
+    #[error("the data directory holds a log, and a snapshot would replace what was promised in it")]
+    HoldsLog,
+    /// Whoever had a snapshot made wants it no more.
+    #[error("the snapshot was given up")]
+    SnapshotStopped,
     /// The genesis state could not be built.
     #[error("the genesis state cannot be built: {0}")]
     GenesisState(String),

@@ -38,11 +38,14 @@ pub(crate) enum Kind {
     Certificate = 5,
     /// An entry of the finality engine's log; its key is the decision, u64, and zeros.
     Finality = 6,
+    /// Where a chain begins whose state was given and not computed: its key is the block, its payload block 32 and
+    /// height u64.
+    Base = 7,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Batch, Self::Block, Self::Undo, Self::Seal, Self::Certificate, Self::Finality]
+        [Self::Batch, Self::Block, Self::Undo, Self::Seal, Self::Certificate, Self::Finality, Self::Base]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -53,7 +56,7 @@ impl Kind {
             Self::Batch => zeni_ledger::batch::BATCH_BYTES_MAX,
             Self::Block => BLOCK_BYTES_MAX,
             Self::Undo => UNDO_RECORD_BYTES_MAX,
-            Self::Seal => 40,
+            Self::Seal | Self::Base => 40,
             Self::Certificate => zeni_ledger::finality::CERTIFICATE_BYTES_MAX,
             Self::Finality => zeni_consensus::finality::message::FINALITY_MESSAGE_BYTES_MAX,
         }

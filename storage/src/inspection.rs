@@ -6,8 +6,9 @@ use std::sync::{Arc, RwLock};
 
 use zeni_consensus::BatchMeta;
 use zeni_consensus::finality::LogEntry;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, State};
 
+use crate::base::{self, LoadCheckpoint, NoBaseState};
 use crate::clean_stop;
 use crate::error::{Damage, StorageError};
 use crate::examine::survey;
@@ -16,6 +17,7 @@ use crate::frame::{Frame, Kind};
 use crate::heaviest::heaviest_chain;
 use crate::identity;
 use crate::reader::{Index, Reader};
+use crate::snapshot;
 use crate::stream::{Health, Place, Segment, Shared, Which};
 
 /// One segment file.
@@ -43,6 +45,8 @@ pub struct Inspection<F: Files> {
     pub batches: Vec<BatchMeta>,
     /// In the log's order.
     pub certificates: Vec<CommitCertificate>,
+    /// The block whose state was given by a snapshot, if the chain was.
+    pub base: Option<FinalBlock>,
     pub reader: Reader<F>,
 }
 
@@ -53,13 +57,14 @@ pub struct Inspection<F: Files> {
 pub fn inspect<F: Files>(files: &F, genesis: &Genesis) -> Result<Inspection<F>, StorageError> {
     let id = genesis.id();
     identity::require(files, &id)?;
+    snapshot::require_finished(files)?;
     let stop = clean_stop::read(files, &id)?;
     let health = Arc::new(Health::default());
     let [chain, undo] = [(); 2].map(|()| Arc::new(Shared::new(health.clone())));
     let reader = Reader { genesis: id, index: Arc::new(RwLock::new(Index::default())), chain, undo };
     let (segments, damage, blocks) = (Vec::new(), Vec::new(), HashMap::new());
     let (canonical, batches, certificates) = (Vec::new(), Vec::new(), Vec::new());
-    let mut found = Inspection { segments, damage, blocks, canonical, batches, certificates, reader };
+    let mut found = Inspection { segments, damage, blocks, canonical, batches, certificates, base: None, reader };
     for which in Which::ALL {
         let last = stop.map(|stop| if which == Which::Chain { stop.chain } else { stop.undo });
         found.read(files, genesis, which, last)?;
@@ -69,6 +74,17 @@ pub fn inspect<F: Files>(files: &F, genesis: &Genesis) -> Result<Inspection<F>, 
 }
 
 impl<F: Files> Inspection<F> {
+    /// Brings the genesis state to where the log's batches begin, and says at which height that is. `load` is called
+    /// only if that is not genesis.
+    ///
+    /// # Errors
+    /// If the checkpoint does not lead there; I/O.
+    pub fn first_state(&self, state: &mut State, load: &mut LoadCheckpoint<'_>) -> Result<u64, NoBaseState> {
+        let Some(base) = self.base else { return Ok(0) };
+        base::reach(base, &self.blocks, &self.reader, load, state)?;
+        Ok(base.height)
+    }
+
     fn read(&mut self, files: &F, genesis: &Genesis, which: Which, last: Option<u32>) -> Result<(), StorageError> {
         let survey = survey(files, which, &genesis.id(), last)?;
         for (place, segment) in survey.segments.iter().enumerate() {
@@ -117,6 +133,10 @@ impl<F: Files> Inspection<F> {
                 self.certificates.push(certificate);
             }
             Kind::Finality => return LogEntry::from_bytes(frame.payload).is_ok(),
+            Kind::Base => {
+                let Ok(base) = base::from_bytes(frame.payload) else { return false };
+                self.base = self.base.into_iter().chain([base]).max_by_key(|base| base.height);
+            }
             Kind::Undo => {
                 index.undos.insert(BlockId(key), place);
             }

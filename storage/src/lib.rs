@@ -5,10 +5,12 @@
 //! - [`SafetyFile`] is what a validator must never forget.
 //! - [`EvidenceFile`] is what it saw others do that no correct validator does.
 //! - [`Checkpoint`] is a copy of the state that spares a start from executing the whole log; sled keeps it.
+//! - [`Export`] is a snapshot of the checkpoint, for a node that lost its disk; [`Install`] is how that node takes it.
 //! - [`recover`] opens all of it; [`verify`] rechecks all of it.
 //!
 //! Everything but sled does its I/O through [`Files`], so that the simulator can lose, tear and flip it.
 
+mod base;
 mod checkpoint;
 mod clean_stop;
 mod delta;
@@ -34,11 +36,13 @@ mod safety;
 mod segment;
 mod sled_overlay;
 mod slot;
+mod snapshot;
 mod store;
 mod stream;
 mod syncer;
 mod verification;
 
+pub use base::{LoadCheckpoint, NoBaseState};
 pub use checkpoint::{Checkpoint, Interrupted};
 pub use disk::{DiskFile, DiskFiles, LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 pub use error::{Damage, DamageKind, StorageError, Subject, TornTail};
@@ -56,6 +60,7 @@ pub use reader::Reader;
 pub use recovery::{Discarded, Recovery, RecoveryReport, Start, recover, recover_disk};
 pub use safety::SafetyFile;
 pub use sled_overlay::SledOverlay;
+pub use snapshot::{Export, Install, abandon_snapshot, can_take_snapshot, is_unfinished};
 pub use store::{Missing, Opened, Store};
 pub use stream::{Limits, SEGMENT_BYTES, SEGMENT_BYTES_MAX};
 pub use syncer::Syncer;

@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 
 use zeni_consensus::{Archive, ArchiveError};
 use zeni_ledger::encoding::Decoder;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, GenesisId, Undo, VerifiedBatch};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, GenesisId, Undo, VerifiedBatch};
 
 use crate::files::Files;
 use crate::frame;
@@ -17,6 +17,8 @@ pub(crate) struct Index {
     pub(crate) batches: HashMap<BatchDigest, Place>,
     pub(crate) blocks: HashMap<BlockId, Place>,
     pub(crate) undos: HashMap<BlockId, Place>,
+    /// By the block that they make final.
+    pub(crate) certificates: HashMap<BlockId, Place>,
 }
 
 /// Read access to everything appended. Cheap to clone.
@@ -55,6 +57,14 @@ impl<F: Files> Reader<F> {
     /// Whether the undo log holds this block's record.
     pub fn has_undo(&self, id: &BlockId) -> bool {
         self.index().undos.contains_key(id)
+    }
+
+    /// The certificate of the decision that named this block, if there was one.
+    pub fn certificate(&self, block: &BlockId) -> Result<Option<CommitCertificate>, ArchiveError> {
+        let Some(place) = self.index().certificates.get(block).copied() else { return Ok(None) };
+        let bytes = payload(&self.chain, place)?;
+        let certificate = CommitCertificate::from_bytes(&bytes);
+        certificate.map(Some).map_err(|error| undecodable(&self.chain, place, &error))
     }
 
     fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use zeni_consensus::{Recovered, SafetyRecord};
-use zeni_ledger::{Block, BlockId, Genesis, State};
+use zeni_ledger::{Block, BlockId, FinalBlock, Genesis, State};
 
 use crate::checkpoint::{Checkpoint, Interrupted};
 use crate::disk::DiskFiles;
@@ -15,6 +15,7 @@ use crate::overlay::Overlay;
 use crate::reader::Reader;
 use crate::safety::SafetyFile;
 use crate::sled_overlay::SledOverlay;
+use crate::snapshot;
 use crate::store::{Missing, Opened, Store};
 use crate::stream::Limits;
 
@@ -37,6 +38,8 @@ pub struct RecoveryReport {
     pub damage: Vec<Damage>,
     /// What peers must be asked for.
     pub missing: Missing,
+    /// The block whose state was given by a snapshot, if the chain was.
+    pub base: Option<FinalBlock>,
     /// The safety file is there but unreadable, so the node only follows.
     pub safety_damaged: bool,
     pub interrupted: Interrupted,
@@ -93,6 +96,7 @@ pub fn recover<F: Files, O: Overlay>(
     genesis_state: impl Fn() -> Result<State, StorageError>,
     limits: Limits,
 ) -> Result<Recovery<F, O>, StorageError> {
+    snapshot::require_finished(&files)?;
     let mut safety = SafetyFile::open(files.clone(), genesis.id())?;
     let (safety_record, safety_damaged) = match safety.read() {
         Ok(record) => (record, false),
@@ -135,7 +139,7 @@ pub fn recover<F: Files, O: Overlay>(
             start = Start::Discarded(reason);
         }
     }
-    let Opened { mut blocks, batches, mut certificates, finality, torn, damage, missing, .. } = opened;
+    let Opened { mut blocks, batches, base, mut certificates, finality, torn, damage, missing, .. } = opened;
     certificates.sort_by_key(|certificate| certificate.decision);
     blocks.sort_by_key(|block| block.header.height);
     let recovered = Recovered {
@@ -149,7 +153,7 @@ pub fn recover<F: Files, O: Overlay>(
         votes_lost,
         safety: safety_record,
     };
-    let report = RecoveryReport { torn, damage, missing, safety_damaged, interrupted, start };
+    let report = RecoveryReport { torn, damage, missing, base, safety_damaged, interrupted, start };
     Ok(Recovery { recovered, store, safety, checkpoint, report })
 }
 
@@ -196,7 +200,9 @@ fn try_checkpoint<F: Files, O: Overlay>(
     let mut block = id;
     while block != genesis.block_id() {
         let Some(stored) = by_id.get(&block) else { return Ok(Err(Discarded::BlockMissing { block })) };
-        if !reader.has_undo(&block) {
+        // Nothing is taken back below a given state.
+        let may_go = opened.base.is_none_or(|base| stored.header.height > base.height);
+        if may_go && !reader.has_undo(&block) {
             return Ok(Err(Discarded::UndoMissing { block }));
         }
         block = stored.header.parent;

@@ -227,7 +227,7 @@ fn subject(kind: Kind, key: [u8; 32]) -> Subject {
         Kind::Undo => Subject::Undo(zeni_ledger::BlockId(key)),
         Kind::Certificate => Subject::Certificate(zeni_ledger::BlockId(key)),
         Kind::Finality => Subject::Finality,
-        Kind::Seal => Subject::Unknown,
+        Kind::Seal | Kind::Base => Subject::Unknown,
     }
 }
 

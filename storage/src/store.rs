@@ -6,8 +6,9 @@ use std::sync::{Arc, RwLock};
 use zeni_consensus::finality::LogEntry;
 use zeni_consensus::{BatchMeta, Record};
 use zeni_ledger::encoding::Encoder;
-use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Undo};
+use zeni_ledger::{Batch, BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, GenesisId, Undo};
 
+use crate::base;
 use crate::clean_stop::{self, CleanStop};
 use crate::error::{Damage, StorageError, TornTail};
 use crate::examine::survey;
@@ -40,6 +41,9 @@ pub struct Opened {
     pub block_ids: Vec<BlockId>,
     /// Every stored batch, in the log's order.
     pub batches: Vec<BatchMeta>,
+    /// The block whose state was given by a snapshot, if the chain was: below it there are no batches and no undo
+    /// records.
+    pub base: Option<FinalBlock>,
     /// Every certificate, in the log's order.
     pub certificates: Vec<CommitCertificate>,
     /// What the finality engine logged, and for which decision, in the log's order.
@@ -61,7 +65,7 @@ pub struct Opened {
 pub struct Missing {
     /// Parents of stored blocks, genesis aside.
     pub blocks: BTreeSet<BlockId>,
-    /// Batches that stored blocks list.
+    /// Batches that stored blocks above the base list.
     pub batches: BTreeSet<BatchDigest>,
 }
 
@@ -89,8 +93,8 @@ impl<F: Files> Store<F> {
         Self::open_guarded(files, genesis, limits, &mut || Ok(()))
     }
 
-    /// As [`Self::open`]. `before_mending` is called before a damaged segment of the log is rewritten, since no later start
-    /// will know that anything is missing there.
+    /// As [`Self::open`]. `before_mending` is called before a damaged segment of the log is rewritten, since no later
+    /// start will know that anything is missing there.
     pub(crate) fn open_guarded(
         files: F,
         genesis: &Genesis,
@@ -152,13 +156,20 @@ impl<F: Files> Store<F> {
                 }
             }
             Record::Certificate(certificate) => {
-                self.chain.append(Kind::Certificate, &certificate.block.id.0, &certificate.to_bytes())?;
+                let block = certificate.block.id;
+                let place = self.chain.append(Kind::Certificate, &block.0, &certificate.to_bytes())?;
+                self.writes(|index| index.certificates.insert(block, place));
             }
             Record::Finality { decision, entry } => {
                 self.chain.append(Kind::Finality, &decision_key(*decision), &entry.to_bytes())?;
             }
         }
         Ok(())
+    }
+
+    /// Appends that the state at this block was given by a snapshot.
+    pub(crate) fn append_base(&mut self, base: FinalBlock) -> Result<(), StorageError> {
+        self.chain.append(Kind::Base, &base.id.0, &base::to_bytes(base)).map(drop)
     }
 
     /// Appends the undo record of an executed block to the undo log, unless it is there. As [`Self::append`], but only
@@ -281,12 +292,17 @@ fn take(
             let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
             // What was logged for a decision that is over is of no use any more.
             votes.entries.retain(|(_, decision, _)| *decision > certificate.decision);
+            index.certificates.insert(BlockId(key), place);
             votes.certificates.push((place.segment, certificate));
             votes.last_certificate = votes.last_certificate.max(Some((place.segment, place.offset.into())));
         }
         (Which::Chain, Kind::Finality) => {
             let Ok(entry) = LogEntry::from_bytes(frame.payload) else { return false };
             votes.entries.push((place.segment, decision_of(&key), entry));
+        }
+        (Which::Chain, Kind::Base) => {
+            let Ok(base) = base::from_bytes(frame.payload) else { return false };
+            opened.base = opened.base.into_iter().chain([base]).max_by_key(|base| base.height);
         }
         (Which::Undo, Kind::Undo) => {
             index.undos.insert(BlockId(key), place);
@@ -299,7 +315,9 @@ fn take(
 fn missing(opened: &Opened, index: &Index, genesis_block: BlockId) -> Missing {
     let absent = |parent: &BlockId| *parent != genesis_block && !index.blocks.contains_key(parent);
     let parents = opened.blocks.iter().map(|block| block.header.parent).filter(absent).collect();
-    let listed = opened.blocks.iter().flat_map(|block| &block.digests);
+    let base = opened.base.map_or(0, |base| base.height);
+    let executed = opened.blocks.iter().filter(|block| block.header.height > base);
+    let listed = executed.flat_map(|block| &block.digests);
     let batches = listed.filter(|digest| !index.batches.contains_key(*digest)).copied().collect();
     Missing { blocks: parents, batches }
 }

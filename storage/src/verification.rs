@@ -9,10 +9,11 @@ use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Archive, ArchiveError};
 use zeni_ledger::execute::execute;
 use zeni_ledger::{
-    Batch, BatchDigest, Block, BlockId, CommitCertificate, Genesis, GenesisId, Outcome, State, StateRoot, TokenId,
-    TransactionId, VerifiedBatch,
+    Batch, BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, GenesisId, Outcome, State, StateRoot,
+    TokenId, TransactionId, VerifiedBatch,
 };
 
+use crate::base::{self, LoadCheckpoint, NoBaseState};
 use crate::clean_stop;
 use crate::error::{Damage, StorageError, Subject};
 use crate::examine::survey;
@@ -21,6 +22,7 @@ use crate::frame::{Frame, Kind};
 use crate::heaviest::heaviest_chain;
 use crate::identity;
 use crate::reader::{Index, Reader, decode_undo};
+use crate::snapshot;
 use crate::stream::{Health, Place, Segment, Shared, Which};
 
 /// Batches that are handed to the signature check at once, at most (some 12 MB).
@@ -33,8 +35,12 @@ pub struct Verification {
     pub height: u64,
     pub block: BlockId,
     pub state_root: StateRoot,
+    /// The height from which the chain was executed: 0, or that of the block whose state was given by a snapshot. That
+    /// state was compared with the header of its block, which a quorum certified.
+    pub verified_from: u64,
     /// Of each token; all zero.
     pub token_sums: BTreeMap<TokenId, i128>,
+    /// Of the blocks that were executed.
     pub transactions: Transactions,
     /// Stored, on the canonical chain or not.
     pub blocks: u64,
@@ -79,10 +85,16 @@ pub enum VerifyError {
     Storage(#[from] StorageError),
     #[error("damaged: {0}")]
     Damaged(Box<DamagedPlace>),
+    /// The log is sound, but nothing leads to the state that it begins at.
+    #[error(transparent)]
+    NoBaseState(#[from] NoBaseState),
 }
 
 /// Rechecks a stopped data directory: every byte of the log's segments, every digest, signature, link, rank, root and
 /// sum, by executing the canonical chain from `state`, which must be that of genesis.
+///
+/// If the log begins with a snapshot, the state is first brought to its block: `load` gives the checkpoint, and what
+/// was executed since is taken back.
 ///
 /// `bad_batch` is given some batches and returns the index of one whose author's or any payment's signature does not
 /// hold ([`zeni_ledger::signature`]); it may spread the work over threads.
@@ -92,15 +104,20 @@ pub enum VerifyError {
 pub fn verify<F: Files>(
     files: &F,
     genesis: &Genesis,
-    state: State,
+    mut state: State,
+    load: &mut LoadCheckpoint<'_>,
     bad_batch: &mut dyn FnMut(&[Batch]) -> Option<usize>,
 ) -> Result<Verification, VerifyError> {
     let id = genesis.id();
     identity::require(files, &id)?;
+    snapshot::require_finished(files)?;
     let mut scan = Scan::new(genesis, id, bad_batch);
     scan.read(files)?;
     scan.refuse_damage()?;
     scan.check_blocks()?;
+    if let Some(base) = scan.base {
+        base::reach(base, &scan.blocks, &scan.reader, load, &mut state)?;
+    }
     scan.execute(state)
 }
 
@@ -115,6 +132,7 @@ struct Scan<'a, F: Files> {
     wrong: Vec<(Which, Place, Option<BlockId>, String)>,
     unchecked: Vec<(Place, Batch)>,
     certificates: Vec<CommitCertificate>,
+    base: Option<FinalBlock>,
     torn_bytes: u64,
 }
 
@@ -124,8 +142,8 @@ impl<'a, F: Files> Scan<'a, F> {
         let [chain, undo] = [(); 2].map(|()| Arc::new(Shared::new(health.clone())));
         let reader = Reader { genesis: id, index: Arc::new(RwLock::new(Index::default())), chain, undo };
         let (blocks, damage, wrong, unchecked) = (HashMap::new(), Vec::new(), Vec::new(), Vec::new());
-        let certificates = Vec::new();
-        Self { genesis, id, bad_batch, reader, blocks, damage, wrong, unchecked, certificates, torn_bytes: 0 }
+        let (certificates, base, torn_bytes) = (Vec::new(), None, 0);
+        Self { genesis, id, bad_batch, reader, blocks, damage, wrong, unchecked, certificates, base, torn_bytes }
     }
 
     /// Reads every segment of both streams.
@@ -200,6 +218,10 @@ impl<'a, F: Files> Scan<'a, F> {
                     return false;
                 }
             }
+            (Which::Chain, Kind::Base) => {
+                let Ok(base) = base::from_bytes(frame.payload) else { return false };
+                self.base = self.base.into_iter().chain([base]).max_by_key(|base| base.height);
+            }
             (Which::Undo, Kind::Undo) => {
                 if decode_undo(frame.payload).is_err() {
                     return false;
@@ -260,7 +282,8 @@ impl<'a, F: Files> Scan<'a, F> {
         let parents = self.blocks.values().map(|block| (block.header.height - 1, block.header.parent));
         let absent = parents.filter(|(height, parent)| *height > 0 && !self.blocks.contains_key(parent));
         let lacks_batch = |block: &Block| block.digests.iter().any(|digest| !self.reader.has_batch(digest));
-        let lacking = self.blocks.iter().filter(|(_, block)| lacks_batch(block));
+        let from = self.base.map_or(0, |base| base.height);
+        let lacking = self.blocks.iter().filter(|(_, block)| block.header.height > from && lacks_batch(block));
         absent.chain(lacking.map(|(id, block)| (block.header.height, *id))).min().map(|(_, id)| id)
     }
 
@@ -310,7 +333,15 @@ impl<'a, F: Files> Scan<'a, F> {
         let mut transactions = Transactions::default();
         let (mut applied, mut undos_missing) = (Vec::new(), 0);
         let chain = heaviest_chain(&self.blocks, &self.certificates, self.genesis);
-        for id in &chain {
+        let verified_from = self.base.map_or(0, |base| base.height);
+        if let Some(base) = self.base
+            && chain.get(base.height as usize - 1) != Some(&base.id)
+        {
+            return Err(
+                self.wrong_block(base.id, "its state was given, and the canonical chain does not hold it".into())
+            );
+        }
+        for id in chain.iter().skip(verified_from as usize) {
             let block = &self.blocks[id];
             let batches = block.digests.iter().map(|digest| self.batch(*id, digest)).collect::<Result<Vec<_>, _>>()?;
             let slot_time_ms = self.genesis.slot_time_ms(block.header.slot);
@@ -346,6 +377,7 @@ impl<'a, F: Files> Scan<'a, F> {
             height: chain.len() as u64,
             block: head,
             state_root: state.root(),
+            verified_from,
             token_sums,
             transactions,
             blocks: self.blocks.len() as u64,

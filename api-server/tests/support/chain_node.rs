@@ -48,7 +48,7 @@ pub(crate) fn start_with_evidence(
                 version: "scripted".into(),
             }))
         }
-        Request::Account(_) => Answer::Nothing,
+        Request::Account(_) | Request::Snapshot { .. } | Request::SnapshotPage { .. } => Answer::Nothing,
     };
     FakeNode::start_with(seed, world.id, script, move |connection| {
         let (branch, evidence) = (branch.clone(), evidence.clone());

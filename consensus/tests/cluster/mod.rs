@@ -17,8 +17,8 @@ use zeni_consensus::{
 use zeni_ledger::genesis::{FaultModel, Purpose, Rules, Token, Validator, account_file, accounts_digest};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::{
-    AccountId, Amount, BatchDigest, Block, BlockId, CommitCertificate, Genesis, Payment, PublicKey, Sequence, TokenId,
-    Undo, ValidatorIndex, VerifiedBatch,
+    AccountId, Amount, BatchDigest, Block, BlockId, CommitCertificate, Genesis, Payment, PublicKey, Sequence, State,
+    TokenId, Undo, ValidatorIndex, VerifiedBatch,
 };
 
 pub const TOKEN: TokenId = TokenId(1);
@@ -95,6 +95,8 @@ pub struct Disk {
     pub safety: Option<SafetyRecord>,
     pub certificates: Vec<CommitCertificate>,
     pub finality: Vec<(u64, LogEntry)>,
+    /// The state that a start begins with, its block and height; that of genesis if there is none.
+    pub checkpoint: Option<(State, BlockId, u64)>,
 }
 
 impl Archive for Disk {
@@ -174,10 +176,12 @@ impl Cluster {
     pub fn boot(&mut self, validator: u16) {
         self.boots += 1;
         let disk = &self.nodes[usize::from(validator)].disk;
+        let first = || (self.genesis.state(&self.file).unwrap(), self.genesis.block_id(), 0);
+        let (state, checkpoint, checkpoint_height) = disk.checkpoint.clone().unwrap_or_else(first);
         let recovered = Recovered {
-            state: self.genesis.state(&self.file).unwrap(),
-            checkpoint: self.genesis.block_id(),
-            checkpoint_height: 0,
+            state,
+            checkpoint,
+            checkpoint_height,
             blocks: disk.blocks.clone(),
             batches: disk.batch_order.clone(),
             certificates: disk.certificates.clone(),

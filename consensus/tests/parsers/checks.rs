@@ -5,6 +5,7 @@
 
 use zeni_consensus::Evidence;
 use zeni_consensus::finality::{FinalityMessage, LogEntry};
+use zeni_consensus::snapshot::Manifest;
 
 pub fn finality_message(bytes: &[u8]) -> bool {
     let Ok(message) = FinalityMessage::from_bytes(bytes) else { return false };
@@ -15,6 +16,12 @@ pub fn finality_message(bytes: &[u8]) -> bool {
 pub fn evidence(bytes: &[u8]) -> bool {
     let Ok(evidence) = Evidence::from_bytes(bytes) else { return false };
     assert_eq!(evidence.to_bytes(), bytes);
+    true
+}
+
+pub fn snapshot_manifest(bytes: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::from_bytes(bytes) else { return false };
+    assert_eq!(manifest.to_bytes(), bytes);
     true
 }
 

@@ -27,6 +27,13 @@ proptest! {
     }
 
     #[test]
+    fn a_manifest_survives_any_bytes(bytes in bytes()) {
+        checks::snapshot_manifest(&bytes);
+        // Both versions, decision, round, block and no signature stand in front of the counts.
+        checks::snapshot_manifest(&[&[1, 0, 1, 0], &[7; 52][..], &[0, 0], &bytes[..]].concat());
+    }
+
+    #[test]
     fn a_log_entry_survives_any_bytes(bytes in bytes()) {
         checks::finality_log_entry(&bytes);
     }
@@ -43,4 +50,8 @@ fn some_random_bytes_are_accepted() {
     // An empty batch: version, kind, place, then version, author, number, counts and signature of the batch.
     let batch = [&[1, 0, 3, 0, 0][..], &[1, 0, 2, 0], &[0; 8], &[0; 8], &[7; 64]].concat();
     assert!(checks::evidence(&batch));
+    // A manifest of one page of blocks.
+    let manifest = [&[1, 0, 1, 0][..], &[7; 52], &[0, 0], &[1, 0, 0, 0], &[0; 4], &[9; 32]].concat();
+    assert!(checks::snapshot_manifest(&manifest));
+    assert!(!checks::snapshot_manifest(&[&manifest[..], &[9]].concat()));
 }

@@ -7,6 +7,8 @@
     reason = "each test file uses its own part of the kit"
 )]
 
+pub mod process;
+
 use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};

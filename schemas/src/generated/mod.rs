@@ -10,6 +10,8 @@ pub mod zeni {
     pub use self::role_generated::*;
     mod message_body_generated;
     pub use self::message_body_generated::*;
+    mod snapshot_part_generated;
+    pub use self::snapshot_part_generated::*;
     mod request_body_generated;
     pub use self::request_body_generated::*;
     mod verdict_code_generated;
@@ -62,6 +64,10 @@ pub mod zeni {
     pub use self::ask_account_generated::*;
     mod ask_pending_generated;
     pub use self::ask_pending_generated::*;
+    mod ask_snapshot_generated;
+    pub use self::ask_snapshot_generated::*;
+    mod ask_snapshot_page_generated;
+    pub use self::ask_snapshot_page_generated::*;
     mod request_generated;
     pub use self::request_generated::*;
     mod verdict_generated;
@@ -74,6 +80,10 @@ pub mod zeni {
     pub use self::account_info_generated::*;
     mod pending_generated;
     pub use self::pending_generated::*;
+    mod snapshot_generated;
+    pub use self::snapshot_generated::*;
+    mod snapshot_page_generated;
+    pub use self::snapshot_page_generated::*;
     mod refused_generated;
     pub use self::refused_generated::*;
     mod reply_generated;

@@ -1,9 +1,10 @@
 //! [`Request`]s as frames.
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
+use zeni_consensus::snapshot::{PageName, Part};
 use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_ledger::payment::PAYMENT_BYTES;
-use zeni_ledger::{AccountId, Payment, TransactionId};
+use zeni_ledger::{AccountId, BlockId, Payment, TransactionId};
 
 use super::{REQUEST, Request, STATUS_IDS_MAX};
 use crate::convert::{bytes32_vector, read_bytes32};
@@ -22,7 +23,7 @@ pub fn encode_request(request: &Request) -> Vec<u8> {
     let mut builder = builder(match request {
         Request::Submit(payments) => payments.len() * PAYMENT_BYTES,
         Request::Pending(ids) => ids.len() * 32,
-        Request::Node | Request::Account(_) => 32,
+        Request::Node | Request::Account(_) | Request::Snapshot { .. } | Request::SnapshotPage { .. } => 64,
     });
     let (body_type, body) = encode_body(&mut builder, request);
     let root = wire::Request::create(&mut builder, &wire::RequestArgs { body_type, body: Some(body) });
@@ -55,6 +56,19 @@ fn encode_body(
             let table = wire::AskPending::create(builder, &wire::AskPendingArgs { ids });
             (wire::RequestBody::AskPending, table.as_union_value())
         }
+        Request::Snapshot { height_min } => {
+            let table = wire::AskSnapshot::create(builder, &wire::AskSnapshotArgs { height_min: *height_min });
+            (wire::RequestBody::AskSnapshot, table.as_union_value())
+        }
+        Request::SnapshotPage { block, page } => {
+            let part = match page.part {
+                Part::Blocks => wire::SnapshotPart::Blocks,
+                Part::Accounts => wire::SnapshotPart::Accounts,
+            };
+            let block = Some(&wire::Bytes32(block.0));
+            let args = wire::AskSnapshotPageArgs { block, part, number: page.number };
+            (wire::RequestBody::AskSnapshotPage, wire::AskSnapshotPage::create(builder, &args).as_union_value())
+        }
     }
 }
 
@@ -79,6 +93,18 @@ pub fn decode_request(bytes: &[u8]) -> Result<Request, WireError> {
     if let Some(table) = root.body_as_ask_pending() {
         check_count("ids of a request", table.ids().len(), STATUS_IDS_MAX)?;
         return Ok(Request::Pending(read_bytes32(table.ids(), TransactionId)));
+    }
+    if let Some(table) = root.body_as_ask_snapshot() {
+        return Ok(Request::Snapshot { height_min: table.height_min() });
+    }
+    if let Some(table) = root.body_as_ask_snapshot_page() {
+        let part = match table.part() {
+            wire::SnapshotPart::Blocks => Part::Blocks,
+            wire::SnapshotPart::Accounts => Part::Accounts,
+            other => return Err(WireError::UnknownCode { what: "part of a snapshot", found: u32::from(other.0) }),
+        };
+        let page = PageName { part, number: table.number() };
+        return Ok(Request::SnapshotPage { block: BlockId(table.block().0), page });
     }
     Err(WireError::UnknownCode { what: "request", found: u32::from(root.body_type().0) })
 }

@@ -2,14 +2,15 @@
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 use zeni_consensus::Verdict;
+use zeni_consensus::snapshot::{Manifest, PAGE_BYTES_MAX};
 use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_ledger::account::ACCOUNT_BYTES_MAX;
 use zeni_ledger::{BlockId, GenesisId, PublicKey, StateRoot};
 
 use super::verdict::{decode_verdict, encode_verdict};
 use super::{
-    AccountInfo, NodeInfo, PROOF_BYTES_MAX, REASON_BYTES_MAX, REPLY, Reply, RequestError, STATUS_IDS_MAX,
-    VERSION_BYTES_MAX,
+    ANSWER_BYTES_MAX, AccountInfo, NodeInfo, PROOF_BYTES_MAX, REASON_BYTES_MAX, REPLY, Reply, RequestError,
+    STATUS_IDS_MAX, VERSION_BYTES_MAX,
 };
 use crate::convert::{byte_vector, mode, mode_code};
 use crate::error::WireError;
@@ -21,13 +22,15 @@ const VERDICT_BYTES: usize = 12 + 32;
 /// Writes one reply. Texts beyond their limits are cut.
 ///
 /// # Panics
-/// If verdicts, counts, an account or a proof are beyond the limits of their requests.
+/// If verdicts, counts, an account, a proof or a page are beyond the limits of their requests.
 pub fn encode_reply(reply: &Reply) -> Vec<u8> {
     let mut builder = builder(match reply {
         Reply::Submitted(verdicts) => verdicts.len() * VERDICT_BYTES,
         Reply::Node(_) | Reply::Refused(_) => REASON_BYTES_MAX,
         Reply::Account(info) => info.account.as_ref().map_or(0, Vec::len) + info.proof.len(),
         Reply::Pending(copies) => copies.len() * 2,
+        Reply::Snapshot(manifest) => manifest.pages() * 32,
+        Reply::SnapshotPage(records) => records.len(),
     });
     let (body_type, body) = encode_body(&mut builder, reply);
     let root = wire::Reply::create(&mut builder, &wire::ReplyArgs { body_type, body: Some(body) });
@@ -46,6 +49,17 @@ fn encode_body(builder: &mut FlatBufferBuilder<'_>, reply: &Reply) -> (wire::Rep
             (wire::ReplyBody::Pending, table.as_union_value())
         }
         Reply::Refused(error) => (wire::ReplyBody::Refused, encode_error(builder, error)),
+        Reply::Snapshot(manifest) => {
+            let manifest = Some(byte_vector(builder, &manifest.to_bytes()));
+            let table = wire::Snapshot::create(builder, &wire::SnapshotArgs { manifest });
+            (wire::ReplyBody::Snapshot, table.as_union_value())
+        }
+        Reply::SnapshotPage(records) => {
+            assert!(records.len() <= PAGE_BYTES_MAX, "a page is at most {PAGE_BYTES_MAX} bytes long");
+            let records = Some(byte_vector(builder, records));
+            let table = wire::SnapshotPage::create(builder, &wire::SnapshotPageArgs { records });
+            (wire::ReplyBody::SnapshotPage, table.as_union_value())
+        }
     }
 }
 
@@ -106,6 +120,7 @@ fn encode_error(builder: &mut FlatBufferBuilder<'_>, error: &RequestError) -> WI
             ..Default::default()
         },
         RequestError::Stopping => wire::RefusedArgs { code: wire::RefusalCode::Stopping, ..Default::default() },
+        RequestError::NotHere => wire::RefusedArgs { code: wire::RefusalCode::NotHere, ..Default::default() },
     };
     wire::Refused::create(builder, &args).as_union_value()
 }
@@ -121,6 +136,17 @@ fn cut(text: &str, limit: usize) -> &str {
 /// [`WireError`] if the bytes are no reply or beyond a limit.
 pub fn decode_reply(bytes: &[u8]) -> Result<Reply, WireError> {
     let root = REPLY.root::<wire::Reply<'_>>(bytes)?;
+    if let Some(table) = root.body_as_snapshot() {
+        let manifest = Manifest::from_bytes(table.manifest().bytes());
+        return manifest
+            .map(Reply::Snapshot)
+            .map_err(|source| WireError::Contents { what: "manifest of a snapshot", source });
+    }
+    if let Some(table) = root.body_as_snapshot_page() {
+        check_bytes("page of a snapshot", table.records().len(), PAGE_BYTES_MAX)?;
+        return Ok(Reply::SnapshotPage(table.records().bytes().to_vec()));
+    }
+    check_bytes("reply", bytes.len(), ANSWER_BYTES_MAX)?;
     if let Some(table) = root.body_as_submitted() {
         let (verdicts, pending) = (table.verdicts(), table.pending());
         check_count("verdicts of a reply", verdicts.len(), SUBMISSION_PAYMENTS_MAX)?;
@@ -183,6 +209,7 @@ fn decode_error(table: &wire::Refused<'_>) -> Result<RequestError, WireError> {
             Ok(RequestError::Malformed(reason.to_owned()))
         }
         wire::RefusalCode::Stopping => Ok(RequestError::Stopping),
+        wire::RefusalCode::NotHere => Ok(RequestError::NotHere),
         other => Err(WireError::UnknownCode { what: "refusal", found: u32::from(other.0) }),
     }
 }

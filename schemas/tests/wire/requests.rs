@@ -1,11 +1,15 @@
 //! Requests and replies: round trip of every variant, golden bytes, limits, and bytes that are none.
 
 use proptest::prelude::*;
+use zeni_consensus::snapshot::{Manifest, PAGE_BYTES_MAX, PAGES_MAX, PageName, Part};
 use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_consensus::{Mode, Refusal, Verdict};
 use zeni_ledger::account::ACCOUNT_BYTES_MAX;
 use zeni_ledger::payment::PAYMENT_BYTES;
-use zeni_ledger::{AccountId, BlockId, GenesisId, Payment, PublicKey, StateRoot, TransactionId};
+use zeni_ledger::{
+    AccountId, BlockId, CommitCertificate, FinalBlock, GenesisId, Payment, PublicKey, SignatureBytes, StateRoot,
+    TransactionId, ValidatorIndex,
+};
 use zeni_schemas::WireError;
 use zeni_schemas::request::{
     AccountInfo, NodeInfo, PROOF_BYTES_MAX, REASON_BYTES_MAX, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request,
@@ -80,12 +84,25 @@ fn account_info(account: Option<usize>, proof: usize) -> AccountInfo {
     }
 }
 
+fn snapshot_page(part: Part, number: u32) -> Request {
+    Request::SnapshotPage { block: BlockId([4; 32]), page: PageName { part, number } }
+}
+
+fn manifest(blocks: usize, accounts: usize) -> Manifest {
+    let block = FinalBlock { id: BlockId([4; 32]), height: 5 };
+    let signatures = vec![(ValidatorIndex(1), SignatureBytes([6; 64]))];
+    let certificate = CommitCertificate { decision: 2, round: 3, block, signatures };
+    Manifest { certificate, blocks: vec![[7; 32]; blocks], accounts: vec![[8; 32]; accounts] }
+}
+
 fn requests() -> Vec<(&'static str, Request)> {
     vec![
         ("request_submit", Request::Submit(vec![payment(1), payment(2)])),
         ("request_node", Request::Node),
         ("request_account", Request::Account(AccountId([8; 32]))),
         ("request_pending", Request::Pending(ids(2))),
+        ("request_snapshot", Request::Snapshot { height_min: 100 }),
+        ("request_snapshot_page", snapshot_page(Part::Accounts, 7)),
     ]
 }
 
@@ -100,6 +117,9 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("reply_forbidden", Reply::Refused(RequestError::Forbidden)),
         ("reply_malformed", Reply::Refused(RequestError::Malformed("not a request".into()))),
         ("reply_stopping", Reply::Refused(RequestError::Stopping)),
+        ("reply_not_here", Reply::Refused(RequestError::NotHere)),
+        ("reply_snapshot", Reply::Snapshot(manifest(2, 3))),
+        ("reply_snapshot_page", Reply::SnapshotPage(vec![9; 100])),
     ]
 }
 
@@ -137,6 +157,8 @@ fn the_largest_requests_and_replies_fit() {
         Reply::Submitted(vec![]),
         Reply::Pending(vec![7; STATUS_IDS_MAX]),
         Reply::Account(account_info(Some(ACCOUNT_BYTES_MAX), PROOF_BYTES_MAX)),
+        Reply::Snapshot(manifest(1, PAGES_MAX - 1)),
+        Reply::SnapshotPage(vec![3; PAGE_BYTES_MAX]),
     ] {
         let bytes = encode_reply(&reply);
         assert!(bytes.len() <= REPLY_BYTES_MAX);
@@ -213,6 +235,8 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         (any::<u64>(), prop::option::of(bytes()), bytes()).prop_map(|(height, account, proof)| {
             Reply::Account(AccountInfo { height, account, proof, ..account_info(None, 0) })
         }),
+        (0usize..5, 0usize..5).prop_map(|(blocks, accounts)| Reply::Snapshot(manifest(blocks, accounts))),
+        bytes().prop_map(Reply::SnapshotPage),
         any::<u32>().prop_map(|retry_after_ms| Reply::Refused(RequestError::Overloaded { retry_after_ms })),
         "\\PC{0,100}".prop_map(|reason| Reply::Refused(RequestError::Malformed(reason))),
     ]
@@ -225,6 +249,8 @@ fn any_request() -> impl Strategy<Value = Request> {
         Just(Request::Node),
         any::<[u8; 32]>().prop_map(|account| Request::Account(AccountId(account))),
         prop::collection::vec(any::<[u8; 32]>().prop_map(TransactionId), 0..40).prop_map(Request::Pending),
+        any::<u64>().prop_map(|height_min| Request::Snapshot { height_min }),
+        any::<u32>().prop_map(|number| snapshot_page(Part::Blocks, number)),
     ]
 }
 

@@ -39,7 +39,13 @@ fn digests(records: &[Record]) -> Vec<BatchDigest> {
 }
 
 fn check(files: &MemoryFiles, world: &World) -> Result<Verification, VerifyError> {
-    verify(files, &world.genesis, world.genesis_state(), &mut check_serially(&world.genesis, || [7; 32]))
+    verify(
+        files,
+        &world.genesis,
+        world.genesis_state(),
+        &mut |_| panic!("the log begins at genesis"),
+        &mut check_serially(&world.genesis, || [7; 32]),
+    )
 }
 
 /// Whether `opened` holds exactly the first `count` records, in their order.
@@ -513,7 +519,14 @@ fn real_files_keep_a_ledger_too() {
     assert!(holds_prefix(&opened, &records, records.len()));
     store.seal().unwrap();
     let mut bad_batch = check_serially(&world.genesis, || [7; 32]);
-    let verified = verify(&files, &world.genesis, world.genesis_state(), &mut bad_batch).unwrap();
+    let verified = verify(
+        &files,
+        &world.genesis,
+        world.genesis_state(),
+        &mut |_| panic!("the log begins at genesis"),
+        &mut bad_batch,
+    )
+    .unwrap();
     assert_eq!((verified.height, verified.transactions.applied, verified.transactions.distinct_applied), (5, 20, 20));
     assert_eq!(verified.state_root, world.state.root());
 }

@@ -25,7 +25,13 @@ fn stored(world: &World, records: &[Record]) -> MemoryFiles {
 
 fn checked(world: &World, records: &[Record]) -> Result<Verification, VerifyError> {
     let mut bad_batch = check_serially(&world.genesis, || [3; 32]);
-    verify(&stored(world, records), &world.genesis, world.genesis_state(), &mut bad_batch)
+    verify(
+        &stored(world, records),
+        &world.genesis,
+        world.genesis_state(),
+        &mut |_| panic!("the log begins at genesis"),
+        &mut bad_batch,
+    )
 }
 
 /// The damage that must be found.
@@ -154,6 +160,13 @@ fn the_check_is_given_every_batch_in_bounded_groups() {
         seen.extend(batches.iter().map(|batch| batch.number));
         None
     };
-    verify(&stored(&world, &records), &world.genesis, world.genesis_state(), &mut bad_batch).unwrap();
+    verify(
+        &stored(&world, &records),
+        &world.genesis,
+        world.genesis_state(),
+        &mut |_| panic!("the log begins at genesis"),
+        &mut bad_batch,
+    )
+    .unwrap();
     assert_eq!((seen.len(), most), (160, CHECK_BATCHES_MAX));
 }

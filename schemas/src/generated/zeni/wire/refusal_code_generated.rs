@@ -5,14 +5,15 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL_CODE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL_CODE: u8 = 3;
+pub const ENUM_MAX_REFUSAL_CODE: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL_CODE: [RefusalCode; 4] = [
+pub const ENUM_VALUES_REFUSAL_CODE: [RefusalCode; 5] = [
   RefusalCode::Overloaded,
   RefusalCode::Forbidden,
   RefusalCode::Malformed,
   RefusalCode::Stopping,
+  RefusalCode::NotHere,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -24,14 +25,16 @@ impl RefusalCode {
   pub const Forbidden: Self = Self(1);
   pub const Malformed: Self = Self(2);
   pub const Stopping: Self = Self(3);
+  pub const NotHere: Self = Self(4);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_MAX: u8 = 4;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Overloaded,
     Self::Forbidden,
     Self::Malformed,
     Self::Stopping,
+    Self::NotHere,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -40,6 +43,7 @@ impl RefusalCode {
       Self::Forbidden => Some("Forbidden"),
       Self::Malformed => Some("Malformed"),
       Self::Stopping => Some("Stopping"),
+      Self::NotHere => Some("NotHere"),
       _ => None,
     }
   }

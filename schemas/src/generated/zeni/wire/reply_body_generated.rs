@@ -5,16 +5,18 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REPLY_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REPLY_BODY: u8 = 5;
+pub const ENUM_MAX_REPLY_BODY: u8 = 7;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 6] = [
+pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 8] = [
   ReplyBody::NONE,
   ReplyBody::Submitted,
   ReplyBody::NodeInfo,
   ReplyBody::AccountInfo,
   ReplyBody::Pending,
   ReplyBody::Refused,
+  ReplyBody::Snapshot,
+  ReplyBody::SnapshotPage,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,9 +30,11 @@ impl ReplyBody {
   pub const AccountInfo: Self = Self(3);
   pub const Pending: Self = Self(4);
   pub const Refused: Self = Self(5);
+  pub const Snapshot: Self = Self(6);
+  pub const SnapshotPage: Self = Self(7);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 5;
+  pub const ENUM_MAX: u8 = 7;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Submitted,
@@ -38,6 +42,8 @@ impl ReplyBody {
     Self::AccountInfo,
     Self::Pending,
     Self::Refused,
+    Self::Snapshot,
+    Self::SnapshotPage,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -48,6 +54,8 @@ impl ReplyBody {
       Self::AccountInfo => Some("AccountInfo"),
       Self::Pending => Some("Pending"),
       Self::Refused => Some("Refused"),
+      Self::Snapshot => Some("Snapshot"),
+      Self::SnapshotPage => Some("SnapshotPage"),
       _ => None,
     }
   }

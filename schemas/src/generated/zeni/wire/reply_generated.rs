@@ -121,6 +121,34 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_snapshot(&self) -> Option<Snapshot<'a>> {
+    if self.body_type() == ReplyBody::Snapshot {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Snapshot::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_snapshot_page(&self) -> Option<SnapshotPage<'a>> {
+    if self.body_type() == ReplyBody::SnapshotPage {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { SnapshotPage::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -136,6 +164,8 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           ReplyBody::AccountInfo => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AccountInfo>>("ReplyBody::AccountInfo", pos),
           ReplyBody::Pending => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Pending>>("ReplyBody::Pending", pos),
           ReplyBody::Refused => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refused>>("ReplyBody::Refused", pos),
+          ReplyBody::Snapshot => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Snapshot>>("ReplyBody::Snapshot", pos),
+          ReplyBody::SnapshotPage => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<SnapshotPage>>("ReplyBody::SnapshotPage", pos),
           _ => Ok(()),
         }
      })?
@@ -221,6 +251,20 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         ReplyBody::Refused => {
           if let Some(x) = self.body_as_refused() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Snapshot => {
+          if let Some(x) = self.body_as_snapshot() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::SnapshotPage => {
+          if let Some(x) = self.body_as_snapshot_page() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -5,15 +5,17 @@ use super::*;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 4;
+pub const ENUM_MAX_REQUEST_BODY: u8 = 6;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 5] = [
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 7] = [
   RequestBody::NONE,
   RequestBody::Submit,
   RequestBody::AskNode,
   RequestBody::AskAccount,
   RequestBody::AskPending,
+  RequestBody::AskSnapshot,
+  RequestBody::AskSnapshotPage,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -26,15 +28,19 @@ impl RequestBody {
   pub const AskNode: Self = Self(2);
   pub const AskAccount: Self = Self(3);
   pub const AskPending: Self = Self(4);
+  pub const AskSnapshot: Self = Self(5);
+  pub const AskSnapshotPage: Self = Self(6);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_MAX: u8 = 6;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Submit,
     Self::AskNode,
     Self::AskAccount,
     Self::AskPending,
+    Self::AskSnapshot,
+    Self::AskSnapshotPage,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -44,6 +50,8 @@ impl RequestBody {
       Self::AskNode => Some("AskNode"),
       Self::AskAccount => Some("AskAccount"),
       Self::AskPending => Some("AskPending"),
+      Self::AskSnapshot => Some("AskSnapshot"),
+      Self::AskSnapshotPage => Some("AskSnapshotPage"),
       _ => None,
     }
   }

@@ -107,6 +107,34 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_ask_snapshot(&self) -> Option<AskSnapshot<'a>> {
+    if self.body_type() == RequestBody::AskSnapshot {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AskSnapshot::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_ask_snapshot_page(&self) -> Option<AskSnapshotPage<'a>> {
+    if self.body_type() == RequestBody::AskSnapshotPage {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { AskSnapshotPage::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -121,6 +149,8 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::AskNode => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskNode>>("RequestBody::AskNode", pos),
           RequestBody::AskAccount => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskAccount>>("RequestBody::AskAccount", pos),
           RequestBody::AskPending => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskPending>>("RequestBody::AskPending", pos),
+          RequestBody::AskSnapshot => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskSnapshot>>("RequestBody::AskSnapshot", pos),
+          RequestBody::AskSnapshotPage => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AskSnapshotPage>>("RequestBody::AskSnapshotPage", pos),
           _ => Ok(()),
         }
      })?
@@ -199,6 +229,20 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::AskPending => {
           if let Some(x) = self.body_as_ask_pending() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::AskSnapshot => {
+          if let Some(x) = self.body_as_ask_snapshot() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::AskSnapshotPage => {
+          if let Some(x) = self.body_as_ask_snapshot_page() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

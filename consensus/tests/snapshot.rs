@@ -1,0 +1,352 @@
+//! Snapshots among peers of which some lie: whatever they send, the state that comes out is the certified one.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod cluster;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cluster::{ACCOUNTS, Cluster, Disk, TOKEN, payment};
+use zeni_consensus::snapshot::{
+    Assembled, Assembly, FalseSnapshot, Fetch, IN_FLIGHT_PER_PEER_MAX, MANIFEST_BYTES_MAX, Manifest, PAGES_MAX,
+    PageName, PageWriter, Part, WINDOW_PAGES, page_hash,
+};
+use zeni_consensus::{Mode, SafetyRecord};
+use zeni_ledger::encoding::{DecodeError, Encoder};
+use zeni_ledger::{Account, Balance, Block, CommitCertificate, FinalBlock, Genesis, State, ValidatorIndex};
+
+const ONE: ValidatorIndex = ValidatorIndex(0);
+const TWO: ValidatorIndex = ValidatorIndex(1);
+const THREE: ValidatorIndex = ValidatorIndex(2);
+
+/// What a validator has at a final block.
+#[derive(Clone)]
+struct Source {
+    genesis: Arc<Genesis>,
+    first_state: State,
+    certificate: CommitCertificate,
+    blocks: Vec<Arc<Block>>,
+    accounts: Vec<Account>,
+}
+
+/// A manifest and the pages that it names.
+#[derive(Clone)]
+struct Snapshot {
+    manifest: Manifest,
+    pages: BTreeMap<PageName, Vec<u8>>,
+}
+
+/// A cluster in which every account paid something and the payments are final, and what its first validator has there.
+fn paid() -> (Cluster, Source) {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    let genesis = cluster.genesis.clone();
+    for round in 0..4 {
+        let payments: Vec<_> =
+            (1..ACCOUNTS).map(|from| payment(&genesis, from, 0, round, u64::from(from) + round)).collect();
+        cluster.ask((round % 3) as u16, &payments);
+        cluster.run_slots(2);
+    }
+    cluster.run_slots(3);
+    let source = source(&mut cluster);
+    (cluster, source)
+}
+
+fn source(cluster: &mut Cluster) -> Source {
+    let node = &mut cluster.nodes[0];
+    let delta = node.core.as_mut().unwrap().checkpoint(&node.disk).unwrap().unwrap();
+    assert!(delta.height > 5 && delta.accounts.len() == usize::from(ACCOUNTS));
+    let certificates = &node.disk.certificates;
+    let certificate = certificates.iter().find(|certificate| certificate.block.id == delta.to).unwrap().clone();
+    let mut blocks = Vec::new();
+    let mut current = delta.to;
+    while let Some(block) = node.disk.block_ids.get(&current) {
+        blocks.push(block.clone());
+        current = block.header.parent;
+    }
+    blocks.reverse();
+    let mut accounts = delta.accounts;
+    accounts.sort_by_key(Account::id);
+    let first_state = cluster.genesis.state(&cluster.file).unwrap();
+    Source { genesis: cluster.genesis.clone(), first_state, certificate, blocks, accounts }
+}
+
+impl Source {
+    /// A snapshot with a page for every block and every account, so that there are many.
+    fn cut_small(&self) -> Snapshot {
+        let mut pages = BTreeMap::new();
+        for (number, block) in self.blocks.iter().enumerate() {
+            let mut page = PageWriter::default();
+            assert_eq!(page.block(block), None);
+            pages.insert(PageName { part: Part::Blocks, number: number as u32 }, page.finish().unwrap());
+        }
+        for (number, account) in self.accounts.iter().enumerate() {
+            let mut content = Encoder::default();
+            account.encode_content(&mut content);
+            let mut page = PageWriter::default();
+            assert_eq!(page.account(&account.id(), content.as_bytes()), None);
+            pages.insert(PageName { part: Part::Accounts, number: number as u32 }, page.finish().unwrap());
+        }
+        let hashes =
+            |part: Part| pages.iter().filter(move |(name, _)| name.part == part).map(|(_, page)| page_hash(page));
+        let manifest = Manifest {
+            certificate: self.certificate.clone(),
+            blocks: hashes(Part::Blocks).collect(),
+            accounts: hashes(Part::Accounts).collect(),
+        };
+        Snapshot { manifest, pages }
+    }
+
+    fn fetch(&self) -> Fetch {
+        Fetch::new(self.genesis.clone())
+    }
+
+    fn assembly(&self, manifest: Manifest) -> Assembly {
+        Assembly::new(self.genesis.clone(), self.first_state.clone(), manifest)
+    }
+
+    /// With one unit more in one account.
+    fn enriched(&self) -> Self {
+        let mut lie = self.clone();
+        let units = lie.accounts[3].balance(TOKEN).units();
+        assert!(lie.accounts[3].set_balance(TOKEN, Balance::new(units + 1)));
+        lie
+    }
+}
+
+/// Takes every page of a transfer from `served`, and what comes out of them.
+fn assemble(
+    source: &Source,
+    fetch: &mut Fetch,
+    served: &BTreeMap<ValidatorIndex, Snapshot>,
+) -> Option<Result<(Assembled, State), FalseSnapshot>> {
+    let mut assembly = source.assembly(fetch.begin()?);
+    let mut state = source.first_state.clone();
+    while !fetch.is_complete() {
+        assert!(!fetch.is_stranded(), "nobody is left");
+        for (peer, name) in fetch.questions() {
+            // What is false is thrown away, and asked of others.
+            let _ = fetch.page(peer, name, served[&peer].pages[&name].clone());
+        }
+        while let Some(page) = fetch.next_page() {
+            match assembly.take(&page) {
+                Ok(accounts) => {
+                    for account in accounts {
+                        if !state.replace(account.clone()) {
+                            state.open(account).unwrap();
+                        }
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+    state.commit();
+    Some(assembly.finish().map(|assembled| (assembled, state)))
+}
+
+/// The first error that a snapshot made of `lie` ends with.
+fn refused(source: &Source, lie: &Source) -> FalseSnapshot {
+    let mut fetch = source.fetch();
+    let snapshot = lie.cut_small();
+    if let Err(error) = fetch.offer(ONE, snapshot.manifest.clone()) {
+        assert_eq!(fetch.begin(), None);
+        return error;
+    }
+    let error = assemble(source, &mut fetch, &BTreeMap::from([(ONE, snapshot)])).unwrap().unwrap_err();
+    assert_eq!(fetch.refute(), [ONE]);
+    error
+}
+
+#[test]
+fn pages_come_from_everyone_who_has_them_within_the_bounds() {
+    let (_, source) = paid();
+    let snapshot = source.cut_small();
+    let mut fetch = source.fetch();
+    for peer in [ONE, TWO, THREE] {
+        fetch.offer(peer, snapshot.manifest.clone()).unwrap();
+    }
+    fetch.begin().unwrap();
+    let first = fetch.questions();
+    for peer in [ONE, TWO, THREE] {
+        assert_eq!(first.iter().filter(|(asked, _)| *asked == peer).count(), IN_FLIGHT_PER_PEER_MAX);
+    }
+    assert!(fetch.questions().is_empty(), "everyone is asked for as much as may be");
+    // The first page does not come, and all others do: no more are kept than the window holds.
+    let mut open = first[1..].to_vec();
+    while let Some((peer, name)) = open.pop() {
+        fetch.page(peer, name, snapshot.pages[&name].clone()).unwrap();
+        open.extend(fetch.questions());
+    }
+    assert!(snapshot.manifest.pages() > WINDOW_PAGES && fetch.next_page().is_none());
+    let (peer, name) = first[0];
+    fetch.page(peer, name, snapshot.pages[&name].clone()).unwrap();
+    assert_eq!(std::iter::from_fn(|| fetch.next_page()).count(), WINDOW_PAGES);
+}
+
+#[test]
+fn who_sends_a_false_page_is_not_asked_again_and_the_state_is_right() {
+    let (_, source) = paid();
+    let (snapshot, mut liar) = (source.cut_small(), source.cut_small());
+    liar.pages.values_mut().for_each(|page| page[0] ^= 1);
+    let mut fetch = source.fetch();
+    for peer in [ONE, TWO, THREE] {
+        fetch.offer(peer, snapshot.manifest.clone()).unwrap();
+    }
+    let served = BTreeMap::from([(ONE, snapshot.clone()), (TWO, liar), (THREE, snapshot.clone())]);
+    let (assembled, state) = assemble(&source, &mut fetch, &served).unwrap().unwrap();
+    assert_eq!(assembled.blocks, source.blocks);
+    assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
+    fetch.offer(TWO, snapshot.manifest.clone()).unwrap();
+    fetch.begin().unwrap();
+    assert!(fetch.questions().iter().all(|(peer, _)| *peer != TWO), "it is asked again");
+}
+
+#[test]
+fn a_false_manifest_costs_one_transfer_and_discredits_all_who_named_it() {
+    let (_, source) = paid();
+    let (truth, lie) = (source.cut_small(), source.enriched().cut_small());
+    let served = BTreeMap::from([(ONE, truth), (TWO, lie.clone()), (THREE, lie)]);
+    let mut fetch = source.fetch();
+    for (peer, snapshot) in &served {
+        fetch.offer(*peer, snapshot.manifest.clone()).unwrap();
+    }
+    // Of equal height, what most peers have goes first.
+    let first = assemble(&source, &mut fetch, &served).unwrap();
+    assert!(matches!(first, Err(FalseSnapshot::WrongRoot { .. })));
+    assert_eq!(fetch.refute(), [TWO, THREE]);
+    let (_, state) = assemble(&source, &mut fetch, &served).unwrap().unwrap();
+    assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
+}
+
+#[test]
+fn every_kind_of_lie_is_found() {
+    let (_, source) = paid();
+    let lie = |change: &dyn Fn(&mut Source)| {
+        let mut lie = source.clone();
+        change(&mut lie);
+        refused(&source, &lie)
+    };
+    let top = source.blocks.len() as u64;
+    let forged = lie(&|lie| lie.certificate.block = FinalBlock { id: lie.certificate.block.id, height: top + 1 });
+    assert!(matches!(forged, FalseSnapshot::Certificate(_)));
+    assert_eq!(lie(&|lie| lie.blocks.clear()), FalseSnapshot::NoBlocks);
+    assert!(matches!(lie(&|lie| drop(lie.blocks.pop())), FalseSnapshot::OtherBlock { .. }));
+    assert_eq!(lie(&|lie| drop(lie.blocks.remove(2))), FalseSnapshot::NotLinked { height: 2 });
+    let unsigned = lie(&|lie| {
+        let mut block = Block::clone(&lie.blocks[1]);
+        block.signature.0[0] ^= 1;
+        lie.blocks[1] = Arc::new(block);
+    });
+    assert!(matches!(unsigned, FalseSnapshot::Header { height: 2, .. }));
+    let twice = lie(&|lie| lie.accounts.insert(2, lie.accounts[1].clone()));
+    assert_eq!(twice, FalseSnapshot::NotRising { id: source.accounts[1].id() });
+    assert!(matches!(lie(&|lie| lie.accounts.swap(4, 5)), FalseSnapshot::NotRising { .. }));
+    assert!(matches!(lie(&|lie| drop(lie.accounts.remove(7))), FalseSnapshot::WrongRoot { .. }));
+    let invented = lie(&|lie| {
+        lie.accounts.push(Account::new(zeni_ledger::AccountId([0xff; 32])));
+    });
+    assert!(matches!(invented, FalseSnapshot::WrongRoot { .. }), "{invented:?}");
+    assert!(matches!(refused(&source, &source.enriched()), FalseSnapshot::WrongRoot { .. }));
+}
+
+#[test]
+fn bytes_that_are_no_records_are_found_though_they_have_their_hash() {
+    let (_, source) = paid();
+    for part in [Part::Blocks, Part::Accounts] {
+        let (mut snapshot, page) = (source.cut_small(), PageName { part, number: 1 });
+        let bytes = snapshot.pages.get_mut(&page).unwrap();
+        bytes.pop();
+        let hash = page_hash(bytes);
+        let hashes = if part == Part::Blocks { &mut snapshot.manifest.blocks } else { &mut snapshot.manifest.accounts };
+        hashes[1] = hash;
+        let mut fetch = source.fetch();
+        fetch.offer(ONE, snapshot.manifest.clone()).unwrap();
+        let found = assemble(&source, &mut fetch, &BTreeMap::from([(ONE, snapshot)])).unwrap();
+        assert!(matches!(found, Err(FalseSnapshot::Undecodable { page: wrong, .. }) if wrong == page));
+    }
+}
+
+#[test]
+fn who_does_not_answer_is_left_out_and_another_snapshot_is_tried_when_nobody_is_left() {
+    let (mut cluster, source) = paid();
+    let older = source.cut_small();
+    let genesis = cluster.genesis.clone();
+    cluster.ask(0, &[payment(&genesis, 1, 2, 4, 1)]);
+    cluster.run_slots(4);
+    let node = &mut cluster.nodes[0];
+    let newest = node.disk.certificates.last().unwrap().clone();
+    assert!(newest.block.height > source.certificate.block.height);
+    let newer = Source { certificate: newest, ..source.clone() }.cut_small();
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, older.manifest.clone()).unwrap();
+    fetch.offer(TWO, newer.manifest.clone()).unwrap();
+    fetch.offer(THREE, newer.manifest.clone()).unwrap();
+    assert_eq!(fetch.begin().unwrap(), newer.manifest, "the highest first");
+    let open = fetch.questions();
+    for silent in [TWO, THREE] {
+        assert!(!fetch.is_stranded());
+        let (peer, page) = open.iter().find(|(peer, _)| *peer == silent).unwrap();
+        fetch.unanswered(*peer, *page);
+    }
+    assert!(fetch.is_stranded() && fetch.questions().is_empty());
+    let (_, state) = assemble(&source, &mut fetch, &BTreeMap::from([(ONE, older)])).unwrap().unwrap();
+    assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
+}
+
+#[test]
+fn a_manifest_has_one_form_within_its_limits() {
+    let (_, source) = paid();
+    let manifest = source.cut_small().manifest;
+    let bytes = manifest.to_bytes();
+    assert_eq!(Manifest::from_bytes(&bytes), Ok(manifest.clone()));
+    for length in 0..bytes.len() {
+        assert!(Manifest::from_bytes(&bytes[..length]).is_err());
+    }
+    assert!(Manifest::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+    let full = Manifest { blocks: vec![[1; 32]; PAGES_MAX - 7], accounts: vec![[2; 32]; 7], ..manifest };
+    assert!(full.to_bytes().len() <= MANIFEST_BYTES_MAX);
+    assert_eq!(Manifest::from_bytes(&full.to_bytes()), Ok(full.clone()));
+    let beyond = Manifest { accounts: vec![[2; 32]; 8], ..full };
+    assert!(matches!(Manifest::from_bytes(&beyond.to_bytes()), Err(DecodeError::OverLimit { .. })));
+}
+
+#[test]
+fn a_validator_that_begins_at_a_snapshot_follows_and_signs_again_once_it_is_readmitted() {
+    let (mut cluster, source) = paid();
+    let snapshot = source.cut_small();
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, snapshot.manifest.clone()).unwrap();
+    let (assembled, state) = assemble(&source, &mut fetch, &BTreeMap::from([(ONE, snapshot)])).unwrap().unwrap();
+    cluster.kill(2);
+    let base = assembled.certificate.block;
+    let id = cluster.genesis.id();
+    cluster.nodes[2].disk = Disk {
+        block_ids: assembled.blocks.iter().map(|block| (block.id(&id), block.clone())).collect(),
+        blocks: assembled.blocks,
+        certificates: vec![assembled.certificate],
+        checkpoint: Some((state, base.id, base.height)),
+        ..Disk::default()
+    };
+    let genesis = cluster.genesis.clone();
+    cluster.ask(0, &[payment(&genesis, 5, 6, 4, 3)]);
+    cluster.run_slots(3);
+    cluster.boot(2);
+    cluster.run_slots(6);
+    assert_eq!(cluster.mode(2), Mode::FollowOnly);
+    assert!(cluster.agree() && cluster.height(2) > base.height);
+    let below: BTreeSet<_> = source.blocks.iter().flat_map(|block| block.digests.iter().copied()).collect();
+    assert!(cluster.nodes[2].disk.batches.keys().all(|digest| !below.contains(digest)), "nothing older is fetched");
+    // A batch that the base lists is not listed again, and its payments are used up.
+    let again = cluster.ask(2, &[payment(&genesis, 5, 0, 0, 5)]);
+    assert_eq!(again, [zeni_consensus::Verdict::Refused(zeni_consensus::Refusal::SequenceUsed)]);
+    cluster.kill(2);
+    let slot = genesis.slot_at(cluster.now.0) + 2;
+    cluster.nodes[2].disk.safety =
+        Some(SafetyRecord { last_signed_slot: slot, readmitted: true, ..SafetyRecord::default() });
+    cluster.boot(2);
+    cluster.run_slots(12);
+    assert_eq!(cluster.mode(2), Mode::Active);
+    assert!(cluster.agree());
+}
