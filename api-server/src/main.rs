@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use zeni_api_server::config::{Config, Log, LogFormat};
 use zeni_api_server::run::{Checked, check, run};
-use zeni_storage::prefer_huge_pages;
+use zeni_storage::keep_freed_memory;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -43,7 +43,7 @@ type Exit = (u8, String);
 fn main() -> ExitCode {
     let Command::Run { config, check_config } = Arguments::parse().command;
     if !check_config {
-        prefer_huge_pages();
+        keep_freed_memory();
     }
     match load(&config).and_then(|loaded| start(&config, loaded, check_config)) {
         Ok(()) => ExitCode::SUCCESS,

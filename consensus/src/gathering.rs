@@ -75,12 +75,14 @@ impl Gathering {
     pub(crate) fn take(&mut self, most: u64, state: &State) -> Option<u64> {
         let record = self.record.clone()?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let part = record.accounts.iter().skip(self.taken).take(most);
-        let mut looked_at = 0;
-        for id in part.map(Account::id) {
-            looked_at += 1;
-            self.accounts.extend(self.at_goal.get(&id).or_else(|| state.account(&id)).cloned());
+        let end = record.accounts.len().min(self.taken.saturating_add(most));
+        let part = &record.accounts[self.taken..end];
+        let places = state.find_all(part.iter().map(Account::id));
+        for (account, place) in part.iter().zip(places) {
+            let now = place.map(|place| state.at(place));
+            self.accounts.extend(self.at_goal.get(&account.id()).or(now).cloned());
         }
+        let looked_at = part.len();
         self.taken += looked_at;
         if self.taken >= record.accounts.len() {
             self.blocks.pop();

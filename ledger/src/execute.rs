@@ -124,11 +124,10 @@ impl Execution {
     /// If the state changed since the execution began.
     pub fn batch(&mut self, state: &mut State, rules: &Rules, batch: &VerifiedBatch) {
         state.assert_running(self.first_mark);
-        // All lookups first: none waits for another, so the processor waits for many accounts at once.
-        let sides: Vec<Sides> =
-            batch.payments().iter().scan(None, |last, payment| Some(sides(state, payment, last))).collect();
+        let payers = state.find_all(batch.payments().iter().map(Payment::from));
+        let receivers = receivers(state, batch.payments());
         for (position, (payment, id)) in batch.payments().iter().zip(batch.ids()).enumerate() {
-            if let Some(outcome) = self.payment(state, rules, payment, sides[position]) {
+            if let Some(outcome) = self.payment(state, rules, payment, (payers[position], receivers[position])) {
                 let receipt = Receipt { batch: self.batches, position: position as u16, id: *id, outcome };
                 self.receipts_tree.push(receipt.leaf_hash());
                 self.receipts.push(receipt);
@@ -163,15 +162,21 @@ impl Execution {
     }
 
     /// `None` if the payment is skipped.
-    fn payment(&mut self, state: &mut State, rules: &Rules, payment: &Payment, sides: Sides) -> Option<Outcome> {
+    fn payment(
+        &mut self,
+        state: &mut State,
+        rules: &Rules,
+        payment: &Payment,
+        (from, to): (Option<Place>, Option<Place>),
+    ) -> Option<Outcome> {
         if payment.network() != rules.network || validity(payment, rules, self.slot_time_ms) != Validity::Valid {
             return None;
         }
-        let from = sides.from?;
+        let from = from?;
         self.account(state, from).window().check(payment.sequence()).ok()?;
         let payer = self.touch(state, from);
         self.accounts[payer].window_mut().use_up(payment.sequence()).ok()?;
-        Some(match self.transfer(state, rules, payer, payment, sides.to) {
+        Some(match self.transfer(state, rules, payer, payment, to) {
             Ok(()) => Outcome::Applied,
             Err(rejection) => Outcome::Rejected(rejection),
         })
@@ -266,20 +271,11 @@ impl Execution {
     }
 }
 
-/// Where the two sides of a payment stand, if there are such accounts.
-#[derive(Debug, Clone, Copy)]
-struct Sides {
-    from: Option<Place>,
-    to: Option<Place>,
-}
-
-/// Looks both sides up; `last` is the receiver of the payment before, which is often this one's.
-fn sides(state: &State, payment: &Payment, last: &mut Option<(AccountId, Option<Place>)>) -> Sides {
-    let to = match last {
-        Some((receiver, place)) if *receiver == payment.to() => *place,
-        _ => last.insert((payment.to(), state.find(&payment.to()))).1,
-    };
-    Sides { from: state.find(&payment.from()), to }
+/// Where each payment's receiver stands. One that is paid many times in a row is looked up once.
+fn receivers(state: &State, payments: &[Payment]) -> Vec<Option<Place>> {
+    let runs: Vec<&[Payment]> = payments.chunk_by(|one, next| one.to() == next.to()).collect();
+    let places = state.find_all(runs.iter().map(|run| run[0].to()));
+    runs.iter().zip(places).flat_map(|(run, place)| std::iter::repeat_n(place, run.len())).collect()
 }
 
 /// The checks that need no account but the token's issuer, whom it returns.

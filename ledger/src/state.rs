@@ -50,9 +50,9 @@ pub struct State {
     run: Option<u32>,
 }
 
-/// Where an account stands: found once, used many times within an execution (nothing moves while none is opened).
+/// Where an account stands: found once, used many times (nothing moves while none is opened).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub struct Place {
     pub(crate) bucket: u32,
     pub(crate) entry: u16,
 }
@@ -218,12 +218,34 @@ impl State {
     }
 
     pub(crate) fn find(&self, id: &AccountId) -> Option<Place> {
-        let bucket = bucket_of(&account_key(id), self.depth);
+        self.find_in(bucket_of(&account_key(id), self.depth), id)
+    }
+
+    fn find_in(&self, bucket: u32, id: &AccountId) -> Option<Place> {
         let entry = self.buckets[bucket as usize].iter().position(|entry| entry.id() == *id)?;
         Some(Place { bucket, entry: entry as u16 })
     }
 
-    pub(crate) fn at(&self, place: Place) -> &Account {
+    /// Where each of these accounts stands, if it exists: in millions of accounts each is a wait for memory, and here they
+    /// are waited for together. First all keys are hashed, then all buckets read, then all accounts.
+    pub fn find_all(&self, ids: impl Iterator<Item = AccountId>) -> Vec<Option<Place>> {
+        let wanted: Vec<(AccountId, u32)> = ids.map(|id| (id, bucket_of(&account_key(&id), self.depth))).collect();
+        let buckets: Vec<&[Account]> = wanted.iter().map(|(_, bucket)| self.bucket(*bucket)).collect();
+        let ends = buckets.iter().map(|bucket| match bucket {
+            [first, .., last] => u64::from(first.mark) + u64::from(last.mark),
+            [only] => u64::from(only.mark),
+            [] => 0,
+        });
+        // Nobody wants the sum: it makes the processor read without waiting for what it reads.
+        std::hint::black_box(ends.sum::<u64>());
+        wanted.iter().map(|(id, bucket)| self.find_in(*bucket, id)).collect()
+    }
+
+    /// The account that stands there.
+    ///
+    /// # Panics
+    /// If the place is another state's.
+    pub fn at(&self, place: Place) -> &Account {
         &self.buckets[place.bucket as usize][usize::from(place.entry)]
     }
 

@@ -15,12 +15,22 @@ pub struct Undo {
 impl Undo {
     /// The canonical bytes: accounts u32, then each.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut encoder = Encoder::with_capacity(4 + self.accounts.len() * 80);
+        let mut encoder = Encoder::with_capacity(self.bytes_about());
+        self.encode(&mut encoder);
+        encoder.finish()
+    }
+
+    /// About how many bytes [`Self::encode`] writes.
+    pub fn bytes_about(&self) -> usize {
+        4 + self.accounts.len() * 80
+    }
+
+    /// Writes the canonical bytes.
+    pub fn encode(&self, encoder: &mut Encoder) {
         encoder.u32(self.accounts.len() as u32);
         for account in &self.accounts {
-            account.encode(&mut encoder);
+            account.encode(encoder);
         }
-        encoder.finish()
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {

@@ -12,7 +12,7 @@ use zeni_node::node::Failure;
 use zeni_node::run::RunError;
 use zeni_node::verify_data::{VerifyDataError, verify_data};
 use zeni_node::{Setup, clock, evidence, init, readmit, run, telemetry};
-use zeni_storage::prefer_huge_pages;
+use zeni_storage::keep_freed_memory;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -102,7 +102,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Command::Run { check_config: false, .. } | Command::Verify { .. } = arguments.command {
-        prefer_huge_pages();
+        keep_freed_memory();
     }
     match arguments.command {
         Command::Init { config, first_start } => with_setup(&config, |setup| {

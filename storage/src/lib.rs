@@ -10,6 +10,7 @@
 //!
 //! Everything but sled does its I/O through [`Files`], so that the simulator can lose, tear and flip it.
 
+mod allocator;
 mod base;
 mod checkpoint;
 mod clean_stop;
@@ -23,7 +24,6 @@ mod files;
 mod fixture;
 mod frame;
 mod heaviest;
-mod huge_pages;
 mod identity;
 pub mod index;
 mod inspection;
@@ -42,6 +42,7 @@ mod stream;
 mod syncer;
 mod verification;
 
+pub use allocator::keep_freed_memory;
 pub use base::{LoadCheckpoint, NoBaseState};
 pub use checkpoint::{Checkpoint, Interrupted};
 pub use disk::{DiskFile, DiskFiles, LOCK_PAUSE_MS, LOCK_TRIES_MAX};
@@ -51,7 +52,6 @@ pub use evidence::{
 };
 pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
-pub use huge_pages::prefer_huge_pages;
 pub use identity::identity;
 pub use inspection::{Inspection, SegmentSummary, inspect};
 pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};

@@ -176,8 +176,8 @@ impl<F: Files> Store<F> {
     /// [`Syncer::sync_all`] makes it durable.
     pub fn append_undo(&mut self, block: BlockId, height: u64, undo: &Undo) -> Result<(), StorageError> {
         if !self.reads(|index| index.undos.contains_key(&block)) {
-            let mut encoder = Encoder::default();
-            encoder.u64(height).raw(&undo.to_bytes());
+            let mut encoder = Encoder::with_capacity(8 + undo.bytes_about());
+            undo.encode(encoder.u64(height));
             let place = self.undo.append(Kind::Undo, &block.0, encoder.as_bytes())?;
             self.writes(|index| index.undos.insert(block, place));
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use zeni_ledger::execute::{Validity, validity};
+use zeni_ledger::state::Place;
 use zeni_ledger::window::WINDOW_WIDTH;
 use zeni_ledger::{Account, Batch, BatchDigest, Payment, TransactionId, VerifiedBatch};
 
@@ -86,8 +87,9 @@ impl Core {
         }
         let mut verdicts = Vec::with_capacity(payments.len());
         let mut taken = Vec::new();
+        let payers = self.state().find_all(payments.iter().map(|(payment, _)| payment.from()));
         for (place, (payment, id)) in payments.into_iter().enumerate() {
-            match self.judge(now, &payment, &id) {
+            match self.judge(now, &payment, &id, payers[place]) {
                 Some(verdict) => verdicts.push(verdict),
                 None => {
                     verdicts.push(Verdict::Accepted { copies: 1 });
@@ -121,7 +123,7 @@ impl Core {
     }
 
     /// The verdict on a payment that is not to be taken now; `None` if it is.
-    fn judge(&self, now: Millis, payment: &Payment, id: &TransactionId) -> Option<Verdict> {
+    fn judge(&self, now: Millis, payment: &Payment, id: &TransactionId, payer: Option<Place>) -> Option<Verdict> {
         let overloaded = Refusal::Overloaded { retry_after_ms: RETRY_AFTER_MS };
         if self.replaying.is_some() {
             return Some(Verdict::Refused(overloaded));
@@ -136,7 +138,7 @@ impl Core {
                     .map_or_else(|| Verdict::Known { copies: self.pending_copies(id) }, Verdict::Refused),
             });
         }
-        let refusal = self.refusal(now, payment);
+        let refusal = self.refusal(now, payment, payer);
         let full = || {
             if self.disk_full {
                 Some(Refusal::DiskFull)
@@ -149,7 +151,7 @@ impl Core {
         refusal.or_else(full).map(Verdict::Refused)
     }
 
-    fn refusal(&self, now: Millis, payment: &Payment) -> Option<Refusal> {
+    fn refusal(&self, now: Millis, payment: &Payment, payer: Option<Place>) -> Option<Refusal> {
         if let Err(refusal) = check_fields(payment, &self.genesis.rules, now.0) {
             return Some(refusal);
         }
@@ -157,7 +159,7 @@ impl Core {
             return Some(Refusal::ValidUntilTooFar { validity_max_s: self.genesis.rules.validity_max_s });
         }
         let state = self.state();
-        let Some(payer) = state.account(&payment.from()) else { return Some(Refusal::UnknownAccount) };
+        let Some(payer) = payer.map(|place| state.at(place)) else { return Some(Refusal::UnknownAccount) };
         if let Err(error) = payer.window().check(payment.sequence()) {
             return Some(error.into());
         }
