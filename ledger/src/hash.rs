@@ -61,7 +61,7 @@ macro_rules! digest {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                crate::hash::write_hex(&self.0, f)
             }
         }
 
@@ -105,6 +105,16 @@ digest!(
     TransactionsRoot
 );
 
+/// Writes 64 hexadecimal digits at once: an answer of the API may name a thousand ids.
+pub(crate) fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 64];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    f.write_str(str::from_utf8(&text).expect("digits are ASCII"))
+}
+
 /// Parses exactly `2 * N` hexadecimal digits.
 pub fn array_from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
@@ -128,6 +138,8 @@ mod tests {
     fn hex_round_trips_and_refuses_other_text() {
         let id = TransactionId(hash_parts("test", &[b"x"]));
         assert_eq!(TransactionId::from_hex(&id.to_string()), Some(id));
+        let each = id.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(id.to_string(), each);
         assert_eq!(TransactionId::from_hex("zz"), None);
         assert_eq!(TransactionId::from_hex(&"g".repeat(64)), None);
         assert_eq!(TransactionId::from_hex(&"é".repeat(32)), None);
