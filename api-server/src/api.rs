@@ -14,6 +14,7 @@ use zeni_storage::{DiskFiles, EvidenceFile};
 use crate::chronicle::{Chronicle, ChronicleError, Inclusion, OpenStanding, SequenceUse, Standing, Terms};
 use crate::config::Limits;
 use crate::follower::{AccountQuery, AccountView, Question};
+use crate::gathering::Gathering;
 use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::progress::Progress;
@@ -34,6 +35,8 @@ pub struct Api {
     pub submissions: Submissions,
     /// To the nodes' pools.
     pub pending: Pending,
+    /// Payments that come one at a time.
+    pub gathering: Gathering,
     /// To the follower's state.
     pub questions: mpsc::Sender<Question>,
     pub limits: Limits,
@@ -117,6 +120,24 @@ impl Api {
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<(TransactionId, Submitted)>, Problem> {
         let deadline = Instant::now() + self.limits.answer_timeout();
         let verdicts = self.nodes.submit(payments).await.map_err(|error| pool_problem(&error))?;
+        self.judge(payments, verdicts, deadline).await
+    }
+
+    /// As [`Self::submit`], of one payment, which goes to a node together with others that come at the same time.
+    pub async fn submit_one(&self, payment: Payment) -> Result<(TransactionId, Submitted), Problem> {
+        let deadline = Instant::now() + self.limits.answer_timeout();
+        let verdict = self.gathering.submit(payment).await.map_err(|error| pool_problem(&error))?;
+        let answers = self.judge(&[payment], vec![verdict], deadline).await?;
+        answers.into_iter().next().ok_or_else(Problem::internal)
+    }
+
+    /// What the verdicts of nodes mean for who submitted these payments.
+    async fn judge(
+        &self,
+        payments: &[Payment],
+        verdicts: Vec<Verdict>,
+        deadline: Instant,
+    ) -> Result<Vec<(TransactionId, Submitted)>, Problem> {
         let genesis = self.chronicle.genesis_id();
         let ids: Vec<TransactionId> = payments.iter().map(|payment| payment.id(&genesis)).collect();
         self.remember(payments, &ids, &verdicts);

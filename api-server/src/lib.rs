@@ -13,6 +13,7 @@ pub mod config;
 pub mod events;
 pub mod final_state;
 pub mod follower;
+pub mod gathering;
 pub mod keeper;
 pub mod node_watch;
 pub mod payment_json;

@@ -19,6 +19,7 @@ use zeni_transport::{BindError, CloseCode, Endpoint, TransportConfig};
 use crate::api::{Api, unix_ms};
 use crate::config::Config;
 use crate::follower::{FollowerFailure, FollowerThread, Surroundings};
+use crate::gathering::Gathering;
 use crate::node_watch::watch_nodes;
 use crate::pending::Pending;
 use crate::progress::Progress;
@@ -157,6 +158,7 @@ impl Running {
         let api = Arc::new(Api {
             chronicle,
             pending: Pending::start(Arc::clone(&pool)),
+            gathering: Gathering::start(Arc::clone(&pool), limits.submissions_max),
             nodes: pool,
             progress,
             evidence,

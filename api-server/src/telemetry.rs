@@ -41,6 +41,7 @@ describe! {
     describe_counter "zeni_api_requests_total" "HTTP requests answered, by route, status and problem code.";
     describe_histogram "zeni_api_request_seconds" "Time of one HTTP request, by route.";
     describe_counter "zeni_api_submissions_total" "Payments submitted, by verdict.";
+    describe_counter "zeni_api_gathered_groups_total" "Requests to nodes that carried payments submitted one at a time.";
     describe_gauge "zeni_api_submissions_remembered" "Submitted payments remembered until the chain holds them.";
     describe_gauge "zeni_api_payments_waited_for" "Payments of submissions that wait to be answered.";
     describe_gauge "zeni_api_final_height" "Height of the last final block that was executed here.";

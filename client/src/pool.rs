@@ -140,6 +140,11 @@ impl NodePool {
     /// Besides those of any call [`PoolError::Unclear`]: a refusal says that a payment is not taken only if no other node
     /// may have taken it in this call. The same bytes again, a little later, give an answer.
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<Verdict>, PoolError> {
+        self.submit_each(payments).await?.into_iter().collect()
+    }
+
+    /// As [`Self::submit`], for payments of several clients: what is unclear of one says nothing of the others.
+    pub async fn submit_each(&self, payments: &[Payment]) -> Result<Vec<Result<Verdict, PoolError>>, PoolError> {
         check_count(payments.len(), SUBMISSION_PAYMENTS_MAX)?;
         let mut call = self.begin(&self.submissions, self.config.in_flight_max)?;
         let mut verdicts: Vec<Option<Verdict>> = vec![None; payments.len()];
@@ -168,15 +173,14 @@ impl NodePool {
                 break;
             }
         }
-        for (verdict, _) in verdicts.iter().zip(doubtful).filter(|(_, doubtful)| *doubtful) {
-            if let Some(Verdict::Refused(refusal)) = verdict
-                && !is_of_the_bytes(refusal)
-            {
-                return Err(PoolError::Unclear { refusal: *refusal });
-            }
-        }
-        let answered: Option<Vec<Verdict>> = verdicts.into_iter().collect();
-        answered.ok_or_else(|| call.into_error())
+        let Some(verdicts) = verdicts.into_iter().collect::<Option<Vec<Verdict>>>() else {
+            return Err(call.into_error());
+        };
+        let judge = |(verdict, doubtful)| match verdict {
+            Verdict::Refused(refusal) if doubtful && !is_of_the_bytes(&refusal) => Err(PoolError::Unclear { refusal }),
+            clear => Ok(clear),
+        };
+        Ok(verdicts.into_iter().zip(doubtful).map(judge).collect())
     }
 
     /// An account at the head of some node.

@@ -122,6 +122,19 @@ async fn a_refusal_behind_an_attempt_that_may_have_been_taken_is_unclear() {
 }
 
 #[tokio::test]
+async fn what_is_unclear_of_one_payment_is_told_of_it_alone() {
+    let refusal = Refusal::SequenceUsed;
+    let refused = vec![ACCEPTED, Verdict::Refused(refusal), Verdict::Refused(Refusal::BadSignature)];
+    let (silent, other) =
+        (answering(1, Answer::Nothing), answering(2, Answer::Reply(Reply::Submitted(refused.clone()))));
+    let pool = impatient(vec![silent.at.clone(), other.at.clone()]);
+    let answers = pool.submit_each(&payments(3)).await.unwrap();
+    assert!(matches!(answers[0], Ok(ACCEPTED)), "{answers:?}");
+    assert!(matches!(answers[1], Err(PoolError::Unclear { refusal: told }) if told == refusal), "{answers:?}");
+    assert!(matches!(answers[2], Ok(verdict) if verdict == refused[2]), "{answers:?}");
+}
+
+#[tokio::test]
 async fn a_refusal_before_an_attempt_that_may_have_been_taken_is_unclear_too() {
     let (busy, silent) = (answering(1, Answer::Reply(Reply::Submitted(vec![OVERLOADED]))), answering(2, Answer::Hang));
     let pool = impatient(vec![busy.at.clone(), silent.at.clone()]);

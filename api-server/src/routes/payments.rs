@@ -40,30 +40,29 @@ pub(super) async fn submit_one(
     check_idempotency_key(&parts.headers)?;
     let payment = parse_payment(&read_body(body, PAYMENT_JSON_BYTES_MAX).await?)?;
     let _place = api.place_to_wait(wait.goal, 1)?;
-    let answers = api.submit(&[payment]).await?;
-    let (id, submitted) = answers.first().ok_or_else(Problem::internal)?;
+    let (id, submitted) = api.submit_one(payment).await?;
     let location = [(header::LOCATION, format!("/v1/payments/{id}"))];
     let (verdict, copies) = match submitted {
-        Submitted::Accepted { copies } => ("accepted", *copies),
-        Submitted::Known { copies } => ("known", *copies),
+        Submitted::Accepted { copies } => ("accepted", copies),
+        Submitted::Known { copies } => ("known", copies),
         Submitted::OnChain(_) => ("known", 0),
         Submitted::SequenceUsed(used) => return Err(Problem::sequence_used(used.as_ref()).with("id", id.to_string())),
-        Submitted::Refused(refusal) => return Err(Problem::refused(refusal).with("id", id.to_string())),
+        Submitted::Refused(refusal) => return Err(Problem::refused(&refusal).with("id", id.to_string())),
     };
     let is_on_chain = matches!(submitted, Submitted::OnChain(_));
     let status = match wait.goal {
-        Goal::Accepted if is_on_chain => api.status(*id).await?,
+        Goal::Accepted if is_on_chain => api.status(id).await?,
         Goal::Accepted => {
             let body = json!({ "id": id.to_string(), "status": "accepted", "verdict": verdict, "copies": copies, "final": false });
             return Ok((StatusCode::ACCEPTED, location, Json(body)).into_response());
         }
         goal => {
-            let taken = submitted.taken().map(|status| (*id, status)).into_iter().collect();
+            let taken = submitted.taken().map(|status| (id, status)).into_iter().collect();
             api.wait(taken, goal, until).await.first().copied().ok_or_else(Problem::internal)?
         }
     };
     let code = if matches!(status, PaymentStatus::Accepted { .. }) { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((code, location, Json(status_json(api.chronicle.genesis(), id, &status))).into_response())
+    Ok((code, location, Json(status_json(api.chronicle.genesis(), &id, &status))).into_response())
 }
 
 /// POST /v1/payments/bulk: concatenated payments, answered in JSON or four bytes each; with `?wait=` answered later.

@@ -16,6 +16,7 @@ use zeni_api_server::chronicle::Chronicle;
 use zeni_api_server::config::Limits;
 use zeni_api_server::final_state::{Executed, FinalState};
 use zeni_api_server::follower::{AccountView, Question, SequenceView};
+use zeni_api_server::gathering::Gathering;
 use zeni_api_server::pending::Pending;
 use zeni_api_server::progress::Progress;
 use zeni_api_server::proof_log::ProofLog;
@@ -107,6 +108,7 @@ impl Harness {
         let api = Arc::new(Api {
             chronicle,
             pending: Pending::start(pool.clone()),
+            gathering: Gathering::start(pool.clone(), limits.submissions_max),
             nodes: pool,
             progress,
             evidence: Arc::new(evidence),
