@@ -4,6 +4,7 @@
 //! Nothing depends on this memory; a forgotten payment is asked of the nodes.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zeni_ledger::TransactionId;
@@ -18,6 +19,13 @@ pub struct Promise {
     /// Unix milliseconds of the first promise.
     pub accepted_ms: u64,
     pub terms: Terms,
+}
+
+impl Promise {
+    /// Takes in a later promise about the same payment, of `copies` copies.
+    fn repeat(&mut self, copies: u16) {
+        self.copies = self.copies.max(copies);
+    }
 }
 
 /// A bounded memory of promises.
@@ -42,15 +50,20 @@ impl Submissions {
     /// Remembers promises that one reply made. A repeated one keeps its first time.
     pub fn remember(&self, promises: impl IntoIterator<Item = (TransactionId, Promise)>) {
         let mut generations = self.lock();
-        for (id, mut promise) in promises {
-            if let Some(earlier) = generations.find(&id) {
-                promise.accepted_ms = earlier.accepted_ms;
-                promise.copies = promise.copies.max(earlier.copies);
+        let Generations { young, old } = &mut *generations;
+        for (id, promise) in promises {
+            if young.len() >= self.generation_max && !young.contains_key(&id) {
+                *old = std::mem::take(young);
             }
-            if generations.young.len() >= self.generation_max && !generations.young.contains_key(&id) {
-                generations.old = std::mem::take(&mut generations.young);
+            // Each look-up is a walk to memory, so none is made twice.
+            match young.entry(id) {
+                Entry::Occupied(mut known) => known.get_mut().repeat(promise.copies),
+                Entry::Vacant(place) => {
+                    let mut known = old.get(&id).copied().unwrap_or(promise);
+                    known.repeat(promise.copies);
+                    place.insert(known);
+                }
             }
-            generations.young.insert(id, promise);
         }
     }
 
@@ -60,7 +73,7 @@ impl Submissions {
         let mut generations = self.lock();
         let Generations { young, old } = &mut *generations;
         let promise = young.get_mut(id).or_else(|| old.get_mut(id))?;
-        promise.copies = promise.copies.max(copies);
+        promise.repeat(copies);
         Some(*promise)
     }
 
