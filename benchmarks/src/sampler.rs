@@ -77,15 +77,21 @@ impl Sampler {
     }
 }
 
-/// By process: what it had used at the end, or when it was seen last, less what it had at the beginning.
+/// By process: the most that it was seen to have used, less what it had at the beginning.
 fn used_in(samples: &[Sample]) -> BTreeMap<String, Cpu> {
     let before = &samples[0].used;
-    let mut last: BTreeMap<&(String, u32), &Used> = BTreeMap::new();
-    for sample in samples {
-        last.extend(sample.used.iter());
+    // The most that was seen, not the last: a process that ends loses its threads before it is gone.
+    let mut most: BTreeMap<&(String, u32), Used> = BTreeMap::new();
+    for (process, used) in samples.iter().flat_map(|sample| &sample.used) {
+        let seen = most.entry(process).or_default();
+        seen.cpu_s = seen.cpu_s.max(used.cpu_s);
+        for (thread, seconds) in &used.threads {
+            let seen = seen.threads.entry(thread.clone()).or_default();
+            *seen = seen.max(*seconds);
+        }
     }
     let mut found: BTreeMap<String, Cpu> = BTreeMap::new();
-    for (process, used) in last {
+    for (process, used) in most {
         let earlier = before.get(process);
         let cpu = found.entry(process.0.clone()).or_default();
         cpu.all_s += used.cpu_s - earlier.map_or(0.0, |used| used.cpu_s);
@@ -153,12 +159,16 @@ mod tests {
             // It was started again.
             sample(at(3), &[("node-1", 8, used(0.5, 0.25))]),
             sample(at(4), &[("node-1", 8, used(2.5, 1.25))]),
+            // It ends, its threads first.
+            sample(at(5), &[("node-1", 8, Used { cpu_s: 2.5, threads: BTreeMap::new() })]),
         ];
         let sampler = Sampler { loadgen: 1, samples };
         let found = &sampler.between(at(1), at(3))["node-1"];
         near(found.all_s, 1.0 + 0.5);
         near(found.threads_s["core"], 0.5 + 0.25);
-        near(sampler.between(at(0), at(4))["node-1"].all_s, 3.0 + 2.5);
+        let found = &sampler.between(at(0), at(5))["node-1"];
+        near(found.all_s, 3.0 + 2.5);
+        near(found.threads_s["core"], 1.5 + 1.25);
         assert!(sampler.between(at(4), at(4)).is_empty(), "no time passed");
     }
 
