@@ -10,6 +10,8 @@ use crate::workspace::{Failure, cargo, exit_code, run};
 
 /// The programs of a storm.
 const PROGRAMS: [&str; 3] = ["node", "api-server", "loadgen"];
+/// The program of the benchmarks, which runs those of a storm.
+const BENCH: &str = "bench";
 /// A test of the load generator that needs nothing which the programs do not need.
 const STORM_TEST: &str = "leash";
 /// A test of the simulator: it builds no other program, so none that can break a rule.
@@ -17,9 +19,20 @@ const SIMULATOR_TEST: &str = "seeds";
 
 /// Builds the programs of a storm in release and returns their directory.
 pub(crate) fn release(root: &Path) -> Result<PathBuf, Failure> {
+    release_of(root, &PROGRAMS)
+}
+
+/// Builds the benchmarks and the programs of a storm in release, and runs the benchmarks with these arguments.
+pub(crate) fn bench(root: &Path, arguments: &[String]) -> Result<ExitCode, Failure> {
+    let programs = release_of(root, &[&PROGRAMS[..], &[BENCH]].concat())?;
+    let mut bench = Command::new(programs.join(BENCH));
+    run(bench.arg("--root").arg(root).args(arguments).current_dir(root)).map(exit_code)
+}
+
+fn release_of(root: &Path, programs: &[&str]) -> Result<PathBuf, Failure> {
     let mut build = cargo(root);
     build.args(["build", "--release", "--locked", "--workspace", "--test", STORM_TEST]);
-    for program in PROGRAMS {
+    for program in programs {
         build.args(["--bin", program]);
     }
     built(root, &mut build, "release")

@@ -40,6 +40,19 @@ enum Command {
         #[arg(default_value = "up")]
         scenario: String,
     },
+    /// Measure, beside the signatures that this machine checks: `cargo xtask bench NAME`; without one, list.
+    ///
+    /// Builds the programs in release and runs one benchmark, or `all`. `cargo xtask bench list` tells their names and
+    /// how long they take, `cargo xtask bench -- --help` every option. The usual ones: `--rounds N` (3 if absent;
+    /// medians, spread and ratios are printed), `--quick` (small inputs, to see that it works),
+    /// `--accounts 100000,1000000`, `--out DIR`. Every value goes as JSON to target/bench/. Run nothing else meanwhile.
+    ///
+    /// Exit codes: 0 measured, 99 measured and something that must hold did not, 1 not measured.
+    Bench {
+        /// Passed on to the benchmarks.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Generate the Rust code of the FlatBuffers schemas; needs cmake (`pip install cmake`).
     Codegen {
         /// Only check that the committed code is that of the committed schemas; needs nothing.
@@ -63,6 +76,7 @@ fn main() -> ExitCode {
         Command::Storm { scenario } => storm::storm(&root, &scenario),
         Command::Test { arguments } => check::test(&root, &arguments),
         Command::Up { scenario } => storm::up(&root, &scenario),
+        Command::Bench { arguments } => build::bench(&root, &arguments),
         Command::Codegen { check } => codegen::run(&root, check)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| workspace::Failure::Other(error.to_string())),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
 /// Each crate and the crates of the workspace that it may depend on (build and normal dependencies).
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("zeni-ledger", &[]),
     ("zeni-consensus", &["zeni-ledger"]),
     ("zeni-schemas", &["zeni-ledger", "zeni-consensus"]),
@@ -20,6 +20,10 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ),
     ("zeni-loadgen", &["zeni-ledger", "zeni-consensus", "zeni-schemas", "zeni-transport", "zeni-client"]),
     ("zeni-simulator", &["zeni-ledger", "zeni-consensus", "zeni-schemas", "zeni-storage"]),
+    (
+        "zeni-benchmarks",
+        &["zeni-ledger", "zeni-consensus", "zeni-schemas", "zeni-transport", "zeni-client", "zeni-storage"],
+    ),
     ("xtask", &[]),
 ];
 
