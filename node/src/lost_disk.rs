@@ -250,7 +250,11 @@ async fn transfer(
     let mut open = JoinSet::new();
     'fetching: while !fetch.is_complete() && !fetch.is_stranded() {
         for (peer, page) in fetch.questions() {
-            let connection = connections[&peer].clone();
+            // An offer of an earlier search, whose peer was not reached again.
+            let Some(connection) = connections.get(&peer).cloned() else {
+                fetch.unanswered(peer, page);
+                continue;
+            };
             open.spawn(async move { (peer, page, page_of(&connection, block, page).await) });
         }
         while let Some(page) = fetch.next_page() {

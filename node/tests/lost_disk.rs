@@ -229,7 +229,7 @@ async fn who_finds_nobody_to_ask_starts_from_genesis_and_leaves_nothing_half_don
     let data = network.path("data0");
     std::fs::write(data.join("snapshot.unfinished"), b"").unwrap();
     std::fs::write(data.join("chain-00000001.log"), b"half a segment").unwrap();
-    assert!(zeni_node::Node::start(alone(&network, 1)).is_err(), "half of a snapshot is believed");
+    assert!(Node::start(alone(&network, 1)).is_err(), "half of a snapshot is believed");
     assert_eq!(return_by_snapshot(&setup).await.unwrap(), Returned::NothingFound);
     assert!(!data.join("snapshot.unfinished").exists() && !data.join("chain-00000001.log").exists());
     let started = network.start(0);

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use zeni_consensus::Archive;
-use zeni_ledger::encoding::{DecodeError, Decoder, Encoder};
 use zeni_ledger::execute::undo;
 use zeni_ledger::{Block, BlockId, FinalBlock, State};
 
@@ -27,22 +26,9 @@ pub enum NoBaseState {
     Unreachable { base: BlockId, height: u64, what: String },
 }
 
-/// A base record's payload.
-pub(crate) fn to_bytes(base: FinalBlock) -> Vec<u8> {
-    let mut encoder = Encoder::default();
-    base.encode(&mut encoder);
-    encoder.finish()
-}
-
-/// Reads what [`to_bytes`] writes.
-pub(crate) fn from_bytes(bytes: &[u8]) -> Result<FinalBlock, DecodeError> {
-    let mut decoder = Decoder::new(bytes);
-    let base = FinalBlock::decode(&mut decoder)?;
-    decoder.finish()?;
-    match base.height {
-        0 => Err(DecodeError::Invalid { what: "height of a base", found: 0 }),
-        _ => Ok(base),
-    }
+/// The higher of two bases; a certificate of genesis is none.
+pub(crate) fn higher(known: Option<FinalBlock>, found: FinalBlock) -> Option<FinalBlock> {
+    known.into_iter().chain((found.height > 0).then_some(found)).max_by_key(|base| base.height)
 }
 
 /// Brings the genesis state to the base: the checkpoint is loaded, and what was executed between is taken back. The

@@ -38,8 +38,8 @@ pub(crate) enum Kind {
     Certificate = 5,
     /// An entry of the finality engine's log; its key is the decision, u64, and zeros.
     Finality = 6,
-    /// Where a chain begins whose state was given and not computed: its key is the block, its payload block 32 and
-    /// height u64.
+    /// Where a chain begins whose state was given and not computed: a certificate, with the block that it makes final
+    /// for a key. So nobody knows the one and not the other.
     Base = 7,
 }
 
@@ -56,8 +56,8 @@ impl Kind {
             Self::Batch => zeni_ledger::batch::BATCH_BYTES_MAX,
             Self::Block => BLOCK_BYTES_MAX,
             Self::Undo => UNDO_RECORD_BYTES_MAX,
-            Self::Seal | Self::Base => 40,
-            Self::Certificate => zeni_ledger::finality::CERTIFICATE_BYTES_MAX,
+            Self::Seal => 40,
+            Self::Certificate | Self::Base => zeni_ledger::finality::CERTIFICATE_BYTES_MAX,
             Self::Finality => zeni_consensus::finality::message::FINALITY_MESSAGE_BYTES_MAX,
         }
     }

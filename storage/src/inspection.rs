@@ -128,15 +128,14 @@ impl<F: Files> Inspection<F> {
                 index.blocks.insert(BlockId(key), place);
                 self.blocks.insert(BlockId(key), Arc::new(block));
             }
-            Kind::Certificate => {
+            kind @ (Kind::Certificate | Kind::Base) => {
                 let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+                if kind == Kind::Base {
+                    self.base = base::higher(self.base, certificate.block);
+                }
                 self.certificates.push(certificate);
             }
             Kind::Finality => return LogEntry::from_bytes(frame.payload).is_ok(),
-            Kind::Base => {
-                let Ok(base) = base::from_bytes(frame.payload) else { return false };
-                self.base = self.base.into_iter().chain([base]).max_by_key(|base| base.height);
-            }
             Kind::Undo => {
                 index.undos.insert(BlockId(key), place);
             }

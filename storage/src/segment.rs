@@ -225,9 +225,9 @@ fn subject(kind: Kind, key: [u8; 32]) -> Subject {
         Kind::Batch => Subject::Batch(zeni_ledger::BatchDigest(key)),
         Kind::Block => Subject::Block(zeni_ledger::BlockId(key)),
         Kind::Undo => Subject::Undo(zeni_ledger::BlockId(key)),
-        Kind::Certificate => Subject::Certificate(zeni_ledger::BlockId(key)),
+        Kind::Certificate | Kind::Base => Subject::Certificate(zeni_ledger::BlockId(key)),
         Kind::Finality => Subject::Finality,
-        Kind::Seal | Kind::Base => Subject::Unknown,
+        Kind::Seal => Subject::Unknown,
     }
 }
 

@@ -167,9 +167,12 @@ impl<F: Files> Store<F> {
         Ok(())
     }
 
-    /// Appends that the state at this block was given by a snapshot.
-    pub(crate) fn append_base(&mut self, base: FinalBlock) -> Result<(), StorageError> {
-        self.chain.append(Kind::Base, &base.id.0, &base::to_bytes(base)).map(drop)
+    /// Appends that the state at this certificate's block was given by a snapshot.
+    pub(crate) fn append_base(&mut self, certificate: &CommitCertificate) -> Result<(), StorageError> {
+        let block = certificate.block.id;
+        let place = self.chain.append(Kind::Base, &block.0, &certificate.to_bytes())?;
+        self.writes(|index| index.certificates.insert(block, place));
+        Ok(())
     }
 
     /// Appends the undo record of an executed block to the undo log, unless it is there. As [`Self::append`], but only
@@ -288,8 +291,11 @@ fn take(
                 opened.block_ids.push(BlockId(key));
             }
         }
-        (Which::Chain, Kind::Certificate) => {
+        (Which::Chain, kind @ (Kind::Certificate | Kind::Base)) => {
             let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+            if kind == Kind::Base {
+                opened.base = base::higher(opened.base, certificate.block);
+            }
             // What was logged for a decision that is over is of no use any more.
             votes.entries.retain(|(_, decision, _)| *decision > certificate.decision);
             index.certificates.insert(BlockId(key), place);
@@ -299,10 +305,6 @@ fn take(
         (Which::Chain, Kind::Finality) => {
             let Ok(entry) = LogEntry::from_bytes(frame.payload) else { return false };
             votes.entries.push((place.segment, decision_of(&key), entry));
-        }
-        (Which::Chain, Kind::Base) => {
-            let Ok(base) = base::from_bytes(frame.payload) else { return false };
-            opened.base = opened.base.into_iter().chain([base]).max_by_key(|base| base.height);
         }
         (Which::Undo, Kind::Undo) => {
             index.undos.insert(BlockId(key), place);

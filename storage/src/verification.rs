@@ -202,8 +202,11 @@ impl<'a, F: Files> Scan<'a, F> {
                 index.blocks.insert(BlockId(key), place);
                 self.blocks.insert(BlockId(key), Arc::new(block));
             }
-            (Which::Chain, Kind::Certificate) => {
+            (Which::Chain, kind @ (Kind::Certificate | Kind::Base)) => {
                 let Ok(certificate) = CommitCertificate::from_bytes(frame.payload) else { return false };
+                if kind == Kind::Base {
+                    self.base = base::higher(self.base, certificate.block);
+                }
                 let block = certificate.block.id;
                 if block.0 != key {
                     self.wrong.push((which, place, Some(block), "the certificate is not of its block".into()));
@@ -217,10 +220,6 @@ impl<'a, F: Files> Scan<'a, F> {
                 if LogEntry::from_bytes(frame.payload).is_err() {
                     return false;
                 }
-            }
-            (Which::Chain, Kind::Base) => {
-                let Ok(base) = base::from_bytes(frame.payload) else { return false };
-                self.base = self.base.into_iter().chain([base]).max_by_key(|base| base.height);
             }
             (Which::Undo, Kind::Undo) => {
                 if decode_undo(frame.payload).is_err() {

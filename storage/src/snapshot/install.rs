@@ -62,8 +62,7 @@ impl<F: Files, O: Overlay> Install<F, O> {
         self.overlay.flush()?;
         let (mut store, _) = Store::open(self.files.clone(), genesis, limits)?;
         assembled.blocks.iter().try_for_each(|block| store.append(&Record::Block(block.clone())))?;
-        store.append(&Record::Certificate(assembled.certificate.clone()))?;
-        store.append_base(base)?;
+        store.append_base(&assembled.certificate)?;
         store.syncer().sync_all()?;
         store.seal()?;
         self.files.sync_directory().map_err(StorageError::io("the data directory", "syncing"))?;

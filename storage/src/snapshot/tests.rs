@@ -283,6 +283,29 @@ fn without_its_checkpoint_such_a_node_executes_from_genesis_once_peers_give_the_
 }
 
 #[test]
+fn a_rotten_base_record_takes_the_given_state_with_it() {
+    let (world, records, home) = served();
+    let files = initialised(&world);
+    let export = export(&home, &world, 1).unwrap();
+    install(&export, &files, &world).unwrap();
+    let certificate = export.manifest().certificate.to_bytes();
+    let place = |name: &String| {
+        let bytes = files.content(name).unwrap();
+        bytes.windows(certificate.len()).position(|window| window == certificate).map(|place| (name.clone(), place))
+    };
+    let (name, place) = files.list().unwrap().iter().find_map(place).unwrap();
+    files.flip(&name, place as u64 + 20, 1);
+    let start = started(&files, &world);
+    let block = blocks(&records)[3].id(&world.id);
+    assert_eq!(start.report.start, Start::Discarded(Discarded::UndoMissing { block }));
+    assert_eq!((start.report.base, start.report.damage.len()), (None, 1));
+    assert!(start.recovered.certificates.is_empty(), "the certificate is the record");
+    let batches: Vec<Record> = records.iter().filter(|record| matches!(record, Record::Batch(_))).cloned().collect();
+    let (follower, _) = follow(start, &world, &batches);
+    assert_eq!((follower.head().1, follower.state().root()), (4, blocks(&records)[3].header.state_root));
+}
+
+#[test]
 fn a_checkpoint_that_lies_about_the_base_is_discarded() {
     let (world, records, home) = served();
     let files = initialised(&world);
