@@ -208,7 +208,7 @@ impl Proposer {
             boot: 1,
             nonce: 1,
             joining_ms: 1_000,
-            step_payments_max: zeni_consensus::chain::STEP_PAYMENTS_MAX,
+            bounds: zeni_consensus::chain::Bounds::default(),
         };
         let now = Millis(GENESIS_MS + 10);
         let (core, effects) = Core::recover(config, Arc::new(genesis.clone()), recovered, now)?;

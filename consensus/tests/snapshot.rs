@@ -198,7 +198,7 @@ fn who_sends_a_false_page_is_not_asked_again_and_the_state_is_right() {
     let (assembled, state) = assemble(&source, &mut fetch, &served).unwrap().unwrap();
     assert_eq!(assembled.blocks, source.blocks);
     assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
-    fetch.offer(TWO, snapshot.manifest.clone()).unwrap();
+    fetch.offer(TWO, snapshot.manifest).unwrap();
     fetch.begin().unwrap();
     assert!(fetch.questions().iter().all(|(peer, _)| *peer != TWO), "it is asked again");
 }
