@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use zeni_consensus::CheckpointDelta;
@@ -19,6 +19,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Payments that the index holds in memory before some are written without a checkpoint. Each write touches most of the
 /// tree's leaves, so fewer and larger ones cost less, and only a checkpoint needs one.
 const FLUSH_PAYMENTS: usize = 2_000_000;
+/// How long a stop goes on writing the index.
+const STOP_FLUSHES: Duration = Duration::from_secs(10);
 
 /// Why the background work cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +82,7 @@ impl Keeper {
         self.thread.is_finished()
     }
 
-    /// Finishes what was handed over, writes the whole index, and ends the thread.
+    /// Finishes what was handed over, writes the index as far as [`STOP_FLUSHES`] goes, and ends the thread.
     pub fn stop(self) -> Result<(), KeeperError> {
         drop(self.checkpoints);
         self.thread.join().unwrap_or(Err(KeeperError::Panicked))
@@ -96,7 +98,8 @@ fn run(
 ) -> Result<(), KeeperError> {
     loop {
         match work.recv_timeout(LOOK_INTERVAL) {
-            Ok(delta) => {
+            Ok(mut delta) => {
+                delta.sort();
                 index.flush_through(delta.height)?;
                 proof_log.sync()?;
                 syncer.sync_all()?;
@@ -110,11 +113,24 @@ fn run(
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
-                index.flush_all()?;
-                return Ok(());
+                return flush_at_stop(index);
             }
         }
         metrics::gauge!("zeni_api_index_flushed_height").set(index.flushed().0 as f64);
         metrics::gauge!("zeni_api_index_memory_payments").set(index.memory_payments() as f64);
     }
+}
+
+/// Writes one block after another, and leaves the rest to the next start, which takes it from the log as after a crash.
+fn flush_at_stop(index: &Index) -> Result<(), KeeperError> {
+    let start = Instant::now();
+    while index.memory_payments() > 0 {
+        if start.elapsed() >= STOP_FLUSHES {
+            let payments = index.memory_payments();
+            tracing::warn!(payments, "the index is not written whole; the next start executes what is missing");
+            break;
+        }
+        index.flush_through(index.flushed().0 + 1)?;
+    }
+    Ok(())
 }

@@ -10,6 +10,11 @@ use zeni_ledger::execute::{Executed, Execution};
 use zeni_ledger::genesis::Rules;
 use zeni_ledger::{BatchDigest, BlockId, State, VerifiedBatch};
 
+use crate::archive::Archive;
+use crate::batches::BatchIndex;
+use crate::chain::Chain;
+use crate::effect::HaltReason;
+
 /// Payments that one step executes ahead, at most; the last batch may exceed it.
 pub const AHEAD_STEP_PAYMENTS_MAX: u64 = 8_192;
 
@@ -64,4 +69,36 @@ pub(crate) struct Draft {
     pub(crate) slot: u64,
     pub(crate) parent: BlockId,
     pub(crate) digests: Vec<BatchDigest>,
+}
+
+impl Draft {
+    /// Takes the next part, if it is one and the whole stays within `most` batches: what could never stand in one block is
+    /// not worth remembering.
+    pub(crate) fn extend(&mut self, next: Self, start: usize, most: usize) {
+        if (self.slot, self.parent, self.digests.len()) == (next.slot, next.parent, start) {
+            self.digests.extend(next.digests);
+            self.digests.truncate(most);
+        }
+    }
+
+    /// Executes what it names and is here, up to the first batch that no block may list, a bounded piece at a time. Of
+    /// another draft that was executed so far nothing is kept.
+    pub(crate) fn follow(
+        &self,
+        chain: &mut Chain,
+        batches: &BatchIndex,
+        archive: &dyn Archive,
+    ) -> Result<(), HaltReason> {
+        let begun = chain.executed_ahead(self.slot).filter(|ahead| self.digests.starts_with(ahead.digests()));
+        let done = begun.map_or(0, |ahead| ahead.digests().len());
+        let mut seen = HashSet::new();
+        let is_new = |digest: &BatchDigest| !chain.lists(digest) && !begun.is_some_and(|ahead| ahead.lists(digest));
+        let next = self.digests[done..].iter();
+        let next =
+            next.take_while(|digest| batches.contains(digest) && is_new(digest) && seen.insert(**digest)).count();
+        if next == 0 {
+            return Ok(());
+        }
+        chain.execute_ahead(AHEAD_STEP_PAYMENTS_MAX, self.slot, &self.digests[..done + next], batches, archive)
+    }
 }

@@ -110,6 +110,8 @@ pub struct Core {
     next_order: Vec<ValidatorIndex>,
     /// What each validator said of the block that it will propose.
     drafts: BTreeMap<ValidatorIndex, Draft>,
+    /// How many drafts each began in the present slot, and how many parts it sent.
+    drafts_told: BTreeMap<ValidatorIndex, (u32, u32)>,
     /// When this validator looks again for what it can draft.
     next_draft: Millis,
     mutation: Mutation,
@@ -196,6 +198,7 @@ impl Core {
             ahead: Vec::new(),
             next_order: Vec::new(),
             drafts: BTreeMap::new(),
+            drafts_told: BTreeMap::new(),
             next_draft: now,
             mutation,
         };
@@ -270,6 +273,7 @@ impl Core {
         let slot = self.genesis.slot_at(now.0);
         if slot != self.slot.0 {
             self.slot = (slot, self.replica.batches.last_arrival());
+            self.drafts_told.clear();
             let schedule = self.replica.chain.schedule();
             let order = schedule.order(slot);
             self.next_order = schedule.order(slot + 1);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use zeni_ledger::{BlockId, FinalBlock, Genesis, State};
+use zeni_ledger::{BatchDigest, BlockId, FinalBlock, Genesis, State};
 
+use crate::ahead::Draft;
 use crate::archive::{Archive, CheckpointDelta};
 use crate::batches::BatchIndex;
 use crate::chain::{Bounds, Chain};
@@ -26,6 +27,7 @@ const WAKE_INTERVAL_MS: u64 = 1_000;
 #[derive(Debug)]
 pub struct Follower {
     replica: Replica,
+    draft: Option<Draft>,
     halted: bool,
     last_step: Millis,
 }
@@ -50,7 +52,7 @@ impl Follower {
         let mut replica = Replica::new(chain, batches, None, Mutation::none());
         replica.restore_loose(loose);
         replica.restore_finality(recovered.certificates)?;
-        Ok((Self { replica, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
+        Ok((Self { replica, draft: None, halted: false, last_step: now }, vec![Effect::WakeAt(now)]))
     }
 
     /// Takes one input at time `now` and says what is to be done.
@@ -91,6 +93,9 @@ impl Follower {
                     Some(Message::Batch(batch)) => {
                         self.replica.store_batch(now, batch, out);
                     }
+                    Some(Message::Draft { slot, parent, start, digests }) => {
+                        self.receive_draft(Draft { slot, parent, digests }, start);
+                    }
                     Some(Message::Finality(message)) => {
                         if let FinalityMessage::Commit(certificate) = *message {
                             self.replica.learn(now, Some(validator), certificate, out)?;
@@ -109,12 +114,34 @@ impl Follower {
         if executes {
             self.replica.advance(archive, out)?;
         }
+        self.follow_draft(archive)?;
         self.replica.follow_finality(now, out)?;
         self.replica.drive(now, out);
         let soon = if self.replica.is_unfinished() { now } else { now + WAKE_INTERVAL_MS };
         let wake = self.replica.next_wake().map_or(soon, |wake| wake.clamp(now, soon));
         out.push(Effect::WakeAt(wake));
         Ok(())
+    }
+
+    /// Takes a part of a draft. A validator passes on what it follows itself, so the last one that begins counts.
+    fn receive_draft(&mut self, mut part: Draft, start: u32) {
+        let most = self.replica.chain.genesis().batches_max as usize;
+        if start == 0 {
+            part.digests.truncate(most);
+            self.draft = Some(part);
+        } else if let Some(draft) = &mut self.draft {
+            draft.extend(part, start as usize, most);
+        }
+    }
+
+    /// Executes ahead what the draft for a block on the head names.
+    fn follow_draft(&mut self, archive: &dyn Archive) -> Result<(), HaltReason> {
+        let replica = &mut self.replica;
+        let head = replica.chain.head();
+        match self.draft.as_ref().filter(|draft| draft.parent == head && !replica.is_unfinished()) {
+            Some(draft) => draft.follow(&mut replica.chain, &replica.batches, archive),
+            None => Ok(()),
+        }
     }
 
     /// As [`crate::Core::checkpoint`].
@@ -130,6 +157,12 @@ impl Follower {
     /// As [`crate::Core::is_executing`].
     pub fn is_executing(&self) -> bool {
         self.replica.is_unfinished()
+    }
+
+    /// The batches that are executed already of the block that the last draft was about.
+    pub fn executed_ahead(&self) -> &[BatchDigest] {
+        let ahead = self.draft.as_ref().and_then(|draft| self.replica.chain.executed_ahead(draft.slot));
+        ahead.map_or(&[], |ahead| ahead.digests())
     }
 
     /// The canonical head and its height.

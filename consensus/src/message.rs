@@ -70,8 +70,9 @@ pub enum Message<B = VerifiedBatch> {
     Pool(Vec<BatchDigest>),
     /// A new block.
     Block(Arc<Block>),
-    /// What the sender will list first if it proposes a block at `slot` on `parent`: these batches, behind the `start` that
-    /// it told before. A promise of nothing; whoever executes them ahead has less to do when the block comes.
+    /// What the sender (to followers: or the validator whose draft it follows) will list first if it proposes a block at
+    /// `slot` on `parent`: these batches, behind the `start` that it told before. A promise of nothing; whoever executes
+    /// them ahead has less to do when the block comes.
     Draft {
         slot: u64,
         parent: BlockId,

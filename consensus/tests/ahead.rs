@@ -4,9 +4,9 @@
 
 mod cluster;
 
-use cluster::{Cluster, INTERVAL_MS, payment};
+use cluster::{Cluster, Disk, INTERVAL_MS, payment};
 use zeni_consensus::schedule::Schedule;
-use zeni_consensus::{Event, Input, Message, Peer};
+use zeni_consensus::{Effect, Event, Follower, Input, Message, Millis, Peer, Record, Recovered};
 use zeni_ledger::{BatchDigest, BlockId, ValidatorIndex};
 
 const NODES: u16 = 3;
@@ -156,4 +156,78 @@ fn who_stands_in_for_a_dead_proposer_goes_on_with_its_draft() {
     let block = blocks.rfind(|block| block.header.height == height + 1).unwrap();
     assert_eq!(block.digests, drafted);
     assert_eq!(cluster.balance(stands_in, 5), 1_010);
+}
+
+#[test]
+fn who_begins_its_draft_again_and_again_is_not_followed_any_more() {
+    let (mut cluster, proposer) = in_mid_slot();
+    let victim = (0..NODES).find(|node| *node != proposer).unwrap();
+    cluster.cut(proposer, victim);
+    for payer in [0, 2] {
+        pay(&mut cluster, victim, payer);
+    }
+    let waiting = pooled(&cluster, victim);
+    let turned: Vec<_> = waiting.iter().rev().copied().collect();
+    for number in 0..20 {
+        let told = if number % 2 == 0 { &waiting } else { &turned };
+        draft(&mut cluster, victim, proposer, 0, told.clone());
+        // The eighth is the last one.
+        let followed = if number >= 7 { &turned } else { told };
+        assert_eq!(&ahead(&cluster, victim), followed, "draft {number}");
+    }
+}
+
+#[test]
+fn a_follower_executes_ahead_what_its_node_does() {
+    let (mut cluster, proposer) = in_mid_slot();
+    let node = (0..NODES).find(|node| *node != proposer).unwrap();
+    cluster.nodes[usize::from(node)].published.clear();
+    let blocks = cluster.nodes[usize::from(node)].disk.blocks.clone();
+    let recovered = Recovered {
+        state: cluster.genesis.state(&cluster.file).unwrap(),
+        checkpoint: cluster.genesis.block_id(),
+        checkpoint_height: 0,
+        blocks: Vec::new(),
+        batches: Vec::new(),
+        certificates: Vec::new(),
+        finality: Vec::new(),
+        votes_lost: false,
+        safety: None,
+    };
+    let mut now = cluster.now;
+    let (mut follower, _) = Follower::recover(cluster.genesis.clone(), recovered, now).unwrap();
+    let mut disk = Disk::default();
+    follower.step(now, Input::Tick, &disk);
+    let from = Peer::Validator(ValidatorIndex(node));
+    for payer in [0, 2, 4] {
+        pay(&mut cluster, node, payer);
+    }
+    cluster.run(100);
+    let drafted = ahead(&cluster, node);
+    assert_eq!(drafted.len(), 3);
+    let mut executed_ahead = 0;
+    cluster.run_slots(2);
+    now = cluster.now;
+    let published = std::mem::take(&mut cluster.nodes[usize::from(node)].published);
+    for message in blocks.into_iter().map(Message::Block).chain(published) {
+        now = Millis(now.0 + 1);
+        for effect in follower.step(now, Input::Message { from, message }, &disk) {
+            match effect {
+                Effect::Append(Record::Batch(batch)) => {
+                    disk.batches.insert(batch.digest(), batch);
+                }
+                Effect::Append(Record::Block(block)) => {
+                    disk.block_ids.insert(block.id(&cluster.genesis.id()), block);
+                }
+                Effect::AppendUndo { block, undo, .. } => {
+                    disk.undos.insert(block, undo);
+                }
+                _ => {}
+            }
+        }
+        executed_ahead = executed_ahead.max(follower.executed_ahead().len());
+    }
+    assert_eq!(executed_ahead, drafted.len());
+    assert_eq!(follower.head().1, cluster.height(node));
+    assert_eq!(follower.state().root(), cluster.core(node).state().root());
 }

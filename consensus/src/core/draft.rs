@@ -1,9 +1,7 @@
 //! Execution ahead of the slot: whoever will propose next tells in which order it will list what waits, and all execute
 //! that while the slot has not begun ([`crate::ahead`], decision 0012).
 
-use std::collections::HashSet;
-
-use zeni_ledger::{BatchDigest, BlockId, ValidatorIndex};
+use zeni_ledger::{BatchDigest, ValidatorIndex};
 
 use super::Core;
 use crate::ahead::{AHEAD_STEP_PAYMENTS_MAX, Ahead, Draft};
@@ -15,6 +13,11 @@ use crate::time::Millis;
 
 /// The proposer looks this often for what it can draft.
 const DRAFT_INTERVAL_MS: u64 = 50;
+/// How often a validator may begin its draft anew within one slot of this clock: it does so when the head changes. Each time
+/// what was executed ahead may be lost.
+const DRAFTS_BEGUN_MAX: u32 = 8;
+/// Parts of drafts that are taken of one validator within one slot.
+const DRAFT_PARTS_MAX: u32 = 2_048;
 
 impl Core {
     /// Executes ahead what this validator will list if it proposes next, or what another said that it will.
@@ -73,7 +76,9 @@ impl Core {
             self.next_draft = now;
         }
         let (parent, digests) = (chain.head(), digests[start..executed].to_vec());
-        out.push(Effect::Broadcast(Message::Draft { slot, parent, start: start as u32, digests }));
+        let draft = Message::Draft { slot, parent, start: start as u32, digests };
+        out.push(Effect::Broadcast(draft.clone()));
+        out.push(Effect::Publish(draft));
         Ok(())
     }
 
@@ -107,47 +112,43 @@ impl Core {
         rest.filter(self.confirmation(now)).take(room.min(most)).collect()
     }
 
-    /// Takes a part of another validator's draft. One that begins anew replaces what it told before.
-    pub(super) fn receive_draft(
-        &mut self,
-        from: ValidatorIndex,
-        (slot, parent): (u64, BlockId),
-        start: u32,
-        mut digests: Vec<BatchDigest>,
-    ) {
-        // Its clock may be a little ahead. What could never stand in one block is not worth remembering.
-        if !(self.slot.0..=self.slot.0 + 2).contains(&slot) {
+    /// Takes a part of another validator's draft, and passes it on to followers. One that begins anew replaces what it told
+    /// before.
+    pub(super) fn receive_draft(&mut self, from: ValidatorIndex, part: Draft, start: u32, out: &mut Vec<Effect>) {
+        // Its clock may be a little ahead.
+        if !(self.slot.0..=self.slot.0 + 2).contains(&part.slot) {
             return;
         }
-        let room = (self.genesis.batches_max as usize).saturating_sub(start as usize);
-        digests.truncate(room);
+        let (begun, parts) = self.drafts_told.entry(from).or_default();
+        (*begun, *parts) = (*begun + u32::from(start == 0), *parts + 1);
+        if *begun > DRAFTS_BEGUN_MAX || *parts > DRAFT_PARTS_MAX {
+            return;
+        }
+        if self.next_draft_of().is_none_or(|best| best == from) {
+            let Draft { slot, parent, digests } = part.clone();
+            out.push(Effect::Publish(Message::Draft { slot, parent, start, digests }));
+        }
+        let most = self.genesis.batches_max as usize;
         if start == 0 {
-            self.drafts.insert(from, Draft { slot, parent, digests });
-        } else if let Some(draft) = self.drafts.get_mut(&from)
-            && (draft.slot, draft.parent) == (slot, parent)
-            && draft.digests.len() == start as usize
-        {
-            draft.digests.extend(digests);
+            let mut draft = part;
+            draft.digests.truncate(most);
+            self.drafts.insert(from, draft);
+        } else if let Some(draft) = self.drafts.get_mut(&from) {
+            draft.extend(part, start as usize, most);
         }
     }
 
-    /// Executes what a draft names and is here: of several for the next slot that of the best rank.
+    /// Whose draft is followed: of several for the next slot on the head that of the best rank.
+    fn next_draft_of(&self) -> Option<ValidatorIndex> {
+        let (head, slot) = (self.replica.chain.head(), self.slot.0 + 1);
+        let is_next = |draft: &Draft| draft.parent == head && draft.slot == slot;
+        self.next_order.iter().copied().find(|validator| self.drafts.get(validator).is_some_and(is_next))
+    }
+
     fn follow_draft(&mut self, archive: &dyn Archive) -> Result<(), HaltReason> {
-        let (chain, batches) = (&mut self.replica.chain, &self.replica.batches);
-        let (head, slot) = (chain.head(), self.slot.0 + 1);
-        let mut drafts = self.next_order.iter().filter_map(|validator| self.drafts.get(validator));
-        let Some(draft) = drafts.find(|draft| draft.parent == head && draft.slot == slot) else { return Ok(()) };
-        // Of another draft that was executed so far nothing is kept.
-        let begun = chain.executed_ahead(slot).filter(|ahead| draft.digests.starts_with(ahead.digests()));
-        let done = begun.map_or(0, |ahead| ahead.digests().len());
-        let mut seen = HashSet::new();
-        let is_new = |digest: &BatchDigest| !chain.lists(digest) && !begun.is_some_and(|ahead| ahead.lists(digest));
-        let next = draft.digests[done..].iter();
-        let next =
-            next.take_while(|digest| batches.contains(digest) && is_new(digest) && seen.insert(**digest)).count();
-        if next == 0 {
-            return Ok(());
+        match self.next_draft_of().and_then(|validator| self.drafts.get(&validator)) {
+            Some(draft) => draft.follow(&mut self.replica.chain, &self.replica.batches, archive),
+            None => Ok(()),
         }
-        chain.execute_ahead(AHEAD_STEP_PAYMENTS_MAX, slot, &draft.digests[..done + next], batches, archive)
     }
 }

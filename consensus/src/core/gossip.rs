@@ -3,6 +3,7 @@
 use zeni_ledger::{BatchDigest, ValidatorIndex, VerifiedBatch};
 
 use super::Core;
+use crate::ahead::Draft;
 use crate::archive::Archive;
 use crate::effect::{Effect, Event, HaltReason};
 use crate::finality::FinalityMessage;
@@ -49,7 +50,7 @@ impl Core {
             }
             Message::Pool(digests) => self.receive_pool(validator, &digests, out),
             Message::Draft { slot, parent, start, digests } => {
-                self.receive_draft(validator, (slot, parent), start, digests);
+                self.receive_draft(validator, Draft { slot, parent, digests }, start, out);
             }
             Message::Finality(message) => self.receive_finality(now, validator, *message, out)?,
             // Each node keeps what it saw itself.
