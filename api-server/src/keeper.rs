@@ -98,8 +98,7 @@ fn run(
 ) -> Result<(), KeeperError> {
     loop {
         match work.recv_timeout(LOOK_INTERVAL) {
-            Ok(mut delta) => {
-                delta.sort();
+            Ok(delta) => {
                 index.flush_through(delta.height)?;
                 proof_log.sync()?;
                 syncer.sync_all()?;

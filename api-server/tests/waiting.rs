@@ -17,7 +17,7 @@ use zeni_consensus::{Refusal, Verdict};
 use zeni_ledger::Payment;
 use zeni_schemas::request::{Reply, Request as Asked};
 
-/// A node that takes everything but payments of sequence 9, and says when it was asked.
+/// A node that takes everything but payments of sequence 9, and says of each payment when it came.
 fn node(world: &World) -> (FakeNode, tokio::sync::mpsc::UnboundedReceiver<()>) {
     let (asked, heard) = tokio::sync::mpsc::unbounded_channel();
     let verdict = |payment: &Payment| match payment.sequence().0 {
@@ -26,7 +26,7 @@ fn node(world: &World) -> (FakeNode, tokio::sync::mpsc::UnboundedReceiver<()>) {
     };
     let node = FakeNode::start(1, world.id, move |request| match request {
         Asked::Submit(payments) => {
-            asked.send(()).unwrap();
+            payments.iter().for_each(|_| asked.send(()).unwrap());
             Answer::Reply(Reply::Submitted(payments.iter().map(verdict).collect()))
         }
         _ => Answer::Nothing,

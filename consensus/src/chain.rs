@@ -691,13 +691,15 @@ impl Chain {
     }
 
     /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here
-    /// yet. Adds up all tokens.
+    /// yet. Adds up all tokens, and sorts the accounts.
     ///
     /// # Panics
     /// If a token's sum is not zero.
     pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
         self.begin_checkpoint(true, archive)?;
-        self.gather_checkpoint(u64::MAX, archive)
+        let mut delta = self.gather_checkpoint(u64::MAX, archive)?;
+        delta.iter_mut().for_each(CheckpointDelta::sort);
+        Ok(delta)
     }
 
     /// Begins to gather what brings the checkpoint to the last final block, unless that is being done, the checkpoint stands
