@@ -434,7 +434,7 @@ mod tests {
             state_depth: 4,
             batches_max: 64,
             api_server: true,
-            checkpoint: Some(Checkpoint { interval_s: 5, depth: 2 }),
+            checkpoint: Some(Checkpoint { interval_s: 5 }),
             attach: None,
             fault_model: FaultModel::Crash,
             joining_ms: None,
@@ -457,7 +457,8 @@ mod tests {
             let text = fs::read_to_string(&member.config).unwrap();
             let config: toml::Table = toml::from_str(&text).unwrap();
             assert_eq!(config["listen"].as_str(), Some(network.nodes[place].quic.to_string().as_str()));
-            assert_eq!(config["checkpoint"]["depth"].as_integer(), Some(2));
+            let checkpoint = config["checkpoint"].as_table().unwrap();
+            assert_eq!((checkpoint["interval_s"].as_integer(), checkpoint.len()), (Some(5), 1), "nodes know no more");
             assert_eq!(config["client"].as_array().map(Vec::len), Some(3));
             assert!(!config.contains_key("peer"), "without a relay they find each other by genesis");
             let key = fs::read_to_string(config["key"].as_str().unwrap()).unwrap();

@@ -125,8 +125,6 @@ impl Twin {
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     pub interval_s: u64,
-    /// Blocks below the head.
-    pub depth: u64,
 }
 
 /// A network that runs already, on the genesis of this scenario's prepared input.
@@ -364,11 +362,11 @@ pub enum ScenarioError {
 
 impl Scenario {
     /// Whether every node that this fault ends surely has a checkpoint to start from: the scenario says when they are
-    /// taken, and so much time has passed that one lies deep enough and a further interval was there to write it.
+    /// taken, and so much time has passed that a block was final and a further interval was there to write it.
     pub fn checkpoint_is_due(&self, fault: &Fault) -> bool {
         self.network.checkpoint.is_some_and(|checkpoint| {
-            let deep_ms = checkpoint.depth * self.network.block_interval_ms;
-            fault.kind.ends_processes() && fault.at_s * 1_000 >= 2 * checkpoint.interval_s * 1_000 + deep_ms
+            let final_ms = 2 * self.network.block_interval_ms;
+            fault.kind.ends_processes() && fault.at_s * 1_000 >= 2 * checkpoint.interval_s * 1_000 + final_ms
         })
     }
 

@@ -66,7 +66,9 @@ impl Breakage {
             #[cfg(feature = "mutants")]
             Self::Core(Mutant::FirstSeenWins) => 300,
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::WindowAtHead) => 300,
+            Self::Core(Mutant::WindowAtHead) => 600,
+            #[cfg(feature = "mutants")]
+            Self::Core(Mutant::ListTwice) => 100,
             Self::VoteBeforeSync => 300,
             _ => 25,
         }

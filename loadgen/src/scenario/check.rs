@@ -63,7 +63,6 @@ impl Scenario {
         in_range("network.batches_max", network.batches_max.into(), 1, batches)?;
         if let Some(checkpoint) = network.checkpoint {
             in_range("network.checkpoint.interval_s", checkpoint.interval_s, 1, 86_400)?;
-            in_range("network.checkpoint.depth", checkpoint.depth, 1, 100_000)?;
         }
         if let Some(attach) = &network.attach {
             let expected = "an address for each of network.nodes, in the order of genesis";
