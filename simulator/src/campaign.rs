@@ -43,6 +43,8 @@ pub struct Shares {
     pub reorg: f64,
     pub torn_write: f64,
     pub lost_disk: f64,
+    /// A lost disk whose node returned by a state snapshot.
+    pub snapshot: f64,
     pub damaged_disk: f64,
     pub checkpoint_start: f64,
     pub partition: f64,
@@ -159,6 +161,7 @@ impl Campaign {
                 reorg: share(|facts| facts.undone > 0),
                 torn_write: share(|facts| facts.torn_writes > 0),
                 lost_disk: share(|facts| facts.lost_disks > 0),
+                snapshot: share(|facts| facts.snapshots > 0),
                 damaged_disk: share(|facts| facts.damaged > 0),
                 checkpoint_start: share(|facts| facts.checkpoint_starts > 0),
                 partition: share(|facts| facts.partitions > 0),

@@ -8,6 +8,7 @@ mod life;
 mod oversight;
 mod perjury;
 mod shell;
+mod snapshot;
 mod wires;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -73,6 +74,8 @@ pub struct Facts {
     /// Starts that found a torn tail.
     pub torn_writes: u64,
     pub lost_disks: u64,
+    /// Validators that returned from a lost disk by a snapshot.
+    pub snapshots: u64,
     /// Starts that found damaged records, and healed them.
     pub damaged: u64,
     /// Starts from a checkpoint.

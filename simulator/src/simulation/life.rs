@@ -41,6 +41,9 @@ impl Simulation {
             bounds: self.profile.bounds,
             breakage: self.breakage,
         };
+        if identity.validator.is_some() {
+            self.return_by_snapshot(node)?;
+        }
         let now = self.clock(node);
         match start(&self.nodes[node].files, &self.world, &identity, self.profile.segment_bytes, now) {
             Ok(started) => self.started(node, started),
