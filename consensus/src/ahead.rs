@@ -2,7 +2,8 @@
 //!
 //! Most of a block's work is done while its slot has not begun yet: whoever will propose next tells the others in which
 //! order it will list what waits (a draft, [`crate::Message::Draft`]), and all execute that ahead. A draft promises nothing.
-//! The block that comes is executed from where it and the draft part, and if they part at once nothing was lost but time.
+//! A block that begins with all that was executed is executed from there; any other from the head, and nothing was lost but
+//! time.
 
 use std::collections::HashSet;
 
@@ -72,13 +73,20 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Takes the next part, if it is one and the whole stays within `most` batches: what could never stand in one block is
-    /// not worth remembering.
-    pub(crate) fn extend(&mut self, next: Self, start: usize, most: usize) {
-        if (self.slot, self.parent, self.digests.len()) == (next.slot, next.parent, start) {
-            self.digests.extend(next.digests);
-            self.digests.truncate(most);
+    /// Takes a part that stands behind `start` batches: the first one begins the draft anew, another is taken if it is the
+    /// next. Never more than `most` batches, which is what a block may list. False if the part is not taken.
+    pub(crate) fn take(kept: &mut Option<Self>, part: Self, start: usize, most: usize) -> bool {
+        if start.saturating_add(part.digests.len()) > most {
+            return false;
         }
+        match kept {
+            _ if start == 0 => *kept = Some(part),
+            Some(draft) if (draft.slot, draft.parent, draft.digests.len()) == (part.slot, part.parent, start) => {
+                draft.digests.extend(part.digests);
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// Executes what it names and is here, up to the first batch that no block may list, a bounded piece at a time. Of
@@ -100,5 +108,29 @@ impl Draft {
             return Ok(());
         }
         chain.execute_ahead(AHEAD_STEP_PAYMENTS_MAX, self.slot, &self.digests[..done + next], batches, archive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(slot: u64, digests: std::ops::Range<u8>) -> Draft {
+        Draft { slot, parent: BlockId([1; 32]), digests: digests.map(|number| BatchDigest([number; 32])).collect() }
+    }
+
+    #[test]
+    fn a_draft_grows_by_its_next_part_and_never_beyond_what_a_block_may_list() {
+        let mut kept = None;
+        assert!(!Draft::take(&mut kept, part(7, 0..2), 1, 5), "what comes before is not known");
+        assert!(!Draft::take(&mut kept, part(7, 0..6), 0, 5), "too long at once");
+        assert!(Draft::take(&mut kept, part(7, 0..2), 0, 5));
+        assert!(!Draft::take(&mut kept, part(7, 3..5), 3, 5), "a gap");
+        assert!(!Draft::take(&mut kept, part(8, 2..4), 2, 5), "another slot");
+        assert!(!Draft::take(&mut kept, part(7, 2..6), 2, 5), "too long in all");
+        assert!(Draft::take(&mut kept, part(7, 2..5), 2, 5));
+        assert_eq!(kept, Some(part(7, 0..5)));
+        assert!(Draft::take(&mut kept, part(8, 1..2), 0, 5));
+        assert_eq!(kept, Some(part(8, 1..2)), "it begins anew");
     }
 }

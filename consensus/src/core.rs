@@ -109,7 +109,7 @@ pub struct Core {
     /// Who may propose in the next slot, in that order.
     next_order: Vec<ValidatorIndex>,
     /// What each validator said of the block that it will propose.
-    drafts: BTreeMap<ValidatorIndex, Draft>,
+    drafts: BTreeMap<ValidatorIndex, Option<Draft>>,
     /// How many drafts each began in the present slot, and how many parts it sent.
     drafts_told: BTreeMap<ValidatorIndex, (u32, u32)>,
     /// When this validator looks again for what it can draft.

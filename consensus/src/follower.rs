@@ -124,14 +124,9 @@ impl Follower {
     }
 
     /// Takes a part of a draft. A validator passes on what it follows itself, so the last one that begins counts.
-    fn receive_draft(&mut self, mut part: Draft, start: u32) {
+    fn receive_draft(&mut self, part: Draft, start: u32) {
         let most = self.replica.chain.genesis().batches_max as usize;
-        if start == 0 {
-            part.digests.truncate(most);
-            self.draft = Some(part);
-        } else if let Some(draft) = &mut self.draft {
-            draft.extend(part, start as usize, most);
-        }
+        Draft::take(&mut self.draft, part, start as usize, most);
     }
 
     /// Executes ahead what the draft for a block on the head names.

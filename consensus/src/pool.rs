@@ -162,7 +162,8 @@ impl Books {
             Slot::Vacant(slot) => {
                 let (payer, sequence) = (payment.from(), payment.sequence());
                 let entry = Entry { id, payer, sequence, arrival };
-                let place = free.pop().unwrap_or(entries.len() as u32);
+                let fresh = || u32::try_from(entries.len()).expect("2^32 payments would take 340 GB of these books");
+                let place = free.pop().unwrap_or_else(fresh);
                 slot.insert(place);
                 match entries.get_mut(place as usize) {
                     Some(freed) => *freed = entry,

@@ -399,6 +399,22 @@ mod tests {
     }
 
     #[test]
+    fn marks_begin_anew_before_they_run_out_and_no_account_keeps_an_old_one() {
+        let mut state = State::new(4);
+        (0..20).for_each(|number| state.open(account(number, 1)).unwrap());
+        let place = state.find(&AccountId([3; 32])).unwrap();
+        state.next_mark = u32::MAX / 2;
+        assert_eq!(state.begin_run(), u32::MAX / 2);
+        state.mark(place);
+        let kept = state.at(place).clone();
+        assert_eq!(state.begin_run(), 1);
+        assert!(state.accounts().all(|account| account.mark == 0));
+        // What an undo record kept from before must not pass for an account of this run.
+        assert!(state.replace(kept));
+        assert_eq!(state.at(place).mark, 0);
+    }
+
+    #[test]
     fn the_root_binds_every_content_and_the_count() {
         let mut state = State::new(4);
         let empty = state.commit();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use zeni_ledger::execute::{Executed, Validity, execute, undo, validity};
+use zeni_ledger::execute::{Executed, Execution, Validity, execute, undo, validity};
 use zeni_ledger::genesis::{Rules, Token};
 use zeni_ledger::payment::PaymentBody;
 use zeni_ledger::receipt::receipts_root;
@@ -333,4 +333,34 @@ fn undo_restores_the_root_and_the_same_block_gives_the_same_result_again() {
 fn undo_of_another_ledger_stops_the_process() {
     let executed = run(&mut state(), &[body()]);
     undo(&mut State::new(4), &executed.undo);
+}
+
+#[test]
+fn an_execution_leaves_the_state_alone_until_it_is_finished() {
+    let (mut state, rules) = (state(), rules());
+    let before: Vec<Account> = state.accounts().cloned().collect();
+    let root = state.root();
+    let batches = [batch(&[body()]), batch(&[PaymentBody { sequence: Sequence(1), ..body() }])];
+    let mut dropped = Execution::begin(&mut state, SLOT_MS);
+    batches.iter().for_each(|batch| dropped.batch(&mut state, &rules, batch));
+    drop(dropped);
+    assert!(state.accounts().eq(&before) && state.root() == root);
+    // Begun anew it gives what one call gives.
+    let mut pieces = Execution::begin(&mut state, SLOT_MS);
+    pieces.batch(&mut state, &rules, &batches[0]);
+    assert_eq!(units(&state, BOB), 0, "readers see the state before");
+    pieces.batch(&mut state, &rules, &batches[1]);
+    let pieces = pieces.finish(&mut state);
+    let mut other = self::state();
+    assert_eq!(pieces, execute(&mut other, &rules, SLOT_MS, &batches));
+    assert_eq!((units(&state, BOB), state.root()), (20, other.root()));
+}
+
+#[test]
+#[should_panic(expected = "the state changed beside an execution")]
+fn an_execution_does_not_go_on_over_a_state_that_changed() {
+    let (mut state, rules) = (state(), rules());
+    let mut execution = Execution::begin(&mut state, SLOT_MS);
+    assert!(state.replace(holding(BOB, [(YEN, 5)])));
+    execution.batch(&mut state, &rules, &batch(&[body()]));
 }

@@ -37,19 +37,14 @@ impl Core {
         }
     }
 
-    /// The slot of the next block: the one after the present, unless that is still to get its own.
-    fn next_slot(&self, now: Millis) -> Option<u64> {
+    /// Whether this validator is the first live one of the next slot, and the present one has its block or will hardly get
+    /// one any more.
+    fn drafts_itself(&self, now: Millis) -> bool {
         let middle = self.genesis.slot_time_ms(self.slot.0) + self.genesis.block_interval_ms / 2;
         let is_filled = self.replica.chain.head_node().slot >= self.slot.0;
-        (is_filled || now.0 >= middle).then_some(self.slot.0 + 1)
-    }
-
-    /// Whether this validator is the first live one of the next slot.
-    fn drafts_itself(&self, now: Millis) -> bool {
-        let Some(slot) = self.next_slot(now).filter(|slot| self.may_sign(*slot)) else { return false };
-        debug_assert_eq!(slot, self.slot.0 + 1);
         let is_live = |validator: &ValidatorIndex| self.replica.peers.is_live(*validator, now);
-        !self.next_order.iter().take_while(|validator| **validator != self.config.me).any(is_live)
+        let mut before = self.next_order.iter().take_while(|validator| **validator != self.config.me);
+        (is_filled || now.0 >= middle) && self.may_sign(self.slot.0 + 1) && !before.any(is_live)
     }
 
     /// When there may be something more to draft.
@@ -124,17 +119,11 @@ impl Core {
         if *begun > DRAFTS_BEGUN_MAX || *parts > DRAFT_PARTS_MAX {
             return;
         }
-        if self.next_draft_of().is_none_or(|best| best == from) {
-            let Draft { slot, parent, digests } = part.clone();
-            out.push(Effect::Publish(Message::Draft { slot, parent, start, digests }));
-        }
+        let Draft { slot, parent, digests } = part.clone();
         let most = self.genesis.batches_max as usize;
-        if start == 0 {
-            let mut draft = part;
-            draft.digests.truncate(most);
-            self.drafts.insert(from, draft);
-        } else if let Some(draft) = self.drafts.get_mut(&from) {
-            draft.extend(part, start as usize, most);
+        let is_taken = Draft::take(self.drafts.entry(from).or_default(), part, start as usize, most);
+        if is_taken && self.next_draft_of() == Some(from) {
+            out.push(Effect::Publish(Message::Draft { slot, parent, start, digests }));
         }
     }
 
@@ -142,11 +131,14 @@ impl Core {
     fn next_draft_of(&self) -> Option<ValidatorIndex> {
         let (head, slot) = (self.replica.chain.head(), self.slot.0 + 1);
         let is_next = |draft: &Draft| draft.parent == head && draft.slot == slot;
-        self.next_order.iter().copied().find(|validator| self.drafts.get(validator).is_some_and(is_next))
+        self.next_order
+            .iter()
+            .copied()
+            .find(|validator| self.drafts.get(validator).and_then(Option::as_ref).is_some_and(is_next))
     }
 
     fn follow_draft(&mut self, archive: &dyn Archive) -> Result<(), HaltReason> {
-        match self.next_draft_of().and_then(|validator| self.drafts.get(&validator)) {
+        match self.next_draft_of().and_then(|validator| self.drafts.get(&validator)?.as_ref()) {
             Some(draft) => draft.follow(&mut self.replica.chain, &self.replica.batches, archive),
             None => Ok(()),
         }
