@@ -5,6 +5,9 @@
 //! weight is tried: undo to the common ancestor, execute, and if a block does not give its
 //! roots, it and all above it are invalid and the choice is made anew.
 
+mod checkpointing;
+mod execution;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use zeni_ledger::{Account, BatchDigest, Block, BlockHeader, BlockId, FinalBlock,
 use zeni_ledger::{Undo, ValidatorIndex, VerifiedBatch};
 
 use crate::ahead::Ahead;
-use crate::archive::{Archive, CheckpointDelta};
+use crate::archive::Archive;
 use crate::batches::BatchIndex;
 use crate::effect::HaltReason;
 use crate::gathering::Gathering;
@@ -23,6 +26,7 @@ use crate::mutation::{Mutant, Mutation};
 use crate::schedule::Schedule;
 use crate::tree::{Node, Tree, Validity};
 use crate::windows::FinalWindows;
+use execution::Tried;
 
 /// Payments that one [`Chain::advance`] executes, or accounts that it takes back, before it returns, in a node (some tens of
 /// milliseconds): so one that catches up, or executes a large block, goes on hearing its peers and clients. The last batch
@@ -67,15 +71,6 @@ impl ChainChange {
     pub fn is_empty(&self) -> bool {
         self.undone.is_empty() && self.applied.is_empty() && self.invalid.is_empty() && !self.unfinished
     }
-}
-
-/// What came of executing a block.
-enum Tried {
-    Applied(Box<Applied>),
-    /// The step's budget is spent.
-    Unfinished,
-    /// It does not give its roots; the state is as before.
-    Invalid,
 }
 
 /// Why a block's header is refused, whatever its parent.
@@ -398,112 +393,6 @@ impl Chain {
         }
     }
 
-    /// Executes a child of the head, as far as the budget goes, and adds to `spent` what it cost.
-    fn try_block(
-        &mut self,
-        id: BlockId,
-        batches: &mut BatchIndex,
-        archive: &dyn Archive,
-        spent: &mut u64,
-    ) -> Result<Tried, HaltReason> {
-        let block = self.block(&id, archive)?.ok_or_else(|| lost_block(&id))?;
-        if self.lists_twice(&block.header, &block.digests) {
-            self.tree.invalidate(id);
-            return Ok(Tried::Invalid);
-        }
-        let (slot, most) = (block.header.slot, self.bounds.step_payments_max);
-        if !self.execute_up_to(most, spent, slot, &block.digests, batches, archive)? {
-            return Ok(Tried::Unfinished);
-        }
-        let (listed, executed) = self.finish(slot, &block.digests, batches, archive)?;
-        let header = &block.header;
-        let receipts_hold =
-            (header.receipts_root, header.receipts) == (executed.receipts_root, executed.receipts.len() as u32);
-        let receipts_hold = receipts_hold || self.mutation.is(Mutant::ReceiptsUnchecked);
-        let roots_hold = header.state_root == executed.state_root && receipts_hold;
-        if !roots_hold && !self.mutation.is(Mutant::AdoptUnchecked) {
-            undo(&mut self.state, &executed.undo);
-            self.tree.invalidate(id);
-            return Ok(Tried::Invalid);
-        }
-        *spent += 1;
-        Ok(Tried::Applied(Box::new(self.adopt(id, block, listed, executed, batches))))
-    }
-
-    /// Executes batches of a block at `slot` on the head, as long as less than `most` is spent; goes on where an earlier call
-    /// for the same batches ended. True if all of them are executed now.
-    fn execute_up_to(
-        &mut self,
-        most: u64,
-        spent: &mut u64,
-        slot: u64,
-        digests: &[BatchDigest],
-        batches: &BatchIndex,
-        archive: &dyn Archive,
-    ) -> Result<bool, HaltReason> {
-        let head = self.head();
-        let begun = self.ahead.take().filter(|ahead| ahead.is_on(head, slot) && digests.starts_with(ahead.digests()));
-        let slot_time_ms = self.genesis.slot_time_ms(slot);
-        let mut ahead = begun.unwrap_or_else(|| Ahead::begin(&mut self.state, head, slot, slot_time_ms));
-        let rest = digests[ahead.digests().len()..].iter();
-        let mut done = true;
-        for digest in rest {
-            if *spent >= most {
-                done = false;
-                break;
-            }
-            let batch = batches.load(digest, archive)?;
-            *spent += batch.payments().len() as u64 + 1;
-            ahead.execute(&mut self.state, &self.genesis.rules, batch);
-        }
-        self.ahead = Some(ahead);
-        Ok(done)
-    }
-
-    /// Executes what is left of a block's batches, and makes the state what they leave.
-    fn finish(
-        &mut self,
-        slot: u64,
-        digests: &[BatchDigest],
-        batches: &BatchIndex,
-        archive: &dyn Archive,
-    ) -> Result<(Vec<VerifiedBatch>, Executed), HaltReason> {
-        #[cfg(feature = "mutants")]
-        if self.mutation.is(Mutant::ReuseSequence) {
-            self.ahead = None;
-            let listed: Vec<_> =
-                digests.iter().map(|digest| batches.load(digest, archive)).collect::<Result<_, _>>()?;
-            let slot_time_ms = self.genesis.slot_time_ms(slot);
-            let rules = &self.genesis.rules;
-            let executed = crate::mutation::execute_anew(&mut self.state, rules, slot_time_ms, &listed);
-            return Ok((listed, executed));
-        }
-        self.execute_up_to(u64::MAX, &mut 0, slot, digests, batches, archive)?;
-        let ahead = self.ahead.take().expect("it was begun just now");
-        Ok(ahead.finish(&mut self.state))
-    }
-
-    /// What is executed already of a block at `slot` on the head.
-    pub fn executed_ahead(&self, slot: u64) -> Option<&Ahead> {
-        self.ahead.as_ref().filter(|ahead| ahead.is_on(self.head(), slot))
-    }
-
-    /// Executes these batches ahead of a block at `slot` on the head, about `most` payments of them more than are executed
-    /// already. What else was executed ahead is dropped.
-    ///
-    /// # Errors
-    /// A batch that is stored and cannot be read.
-    pub fn execute_ahead(
-        &mut self,
-        most: u64,
-        slot: u64,
-        digests: &[BatchDigest],
-        batches: &BatchIndex,
-        archive: &dyn Archive,
-    ) -> Result<(), HaltReason> {
-        self.execute_up_to(most, &mut 0, slot, digests, batches, archive).map(|_| ())
-    }
-
     /// Whether a digest stands twice in the block, or in it and in a recent ancestor. Older ones hold nothing that is
     /// still valid.
     fn lists_twice(&self, header: &BlockHeader, digests: &[BatchDigest]) -> bool {
@@ -688,92 +577,6 @@ impl Chain {
         self.checkpoint = checkpoint;
         self.final_windows = FinalWindows::at(self.head_node().height);
         Ok(loose)
-    }
-
-    /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here
-    /// yet. Adds up all tokens, and sorts the accounts.
-    ///
-    /// # Panics
-    /// If a token's sum is not zero.
-    pub fn checkpoint(&mut self, archive: &dyn Archive) -> Result<Option<CheckpointDelta>, HaltReason> {
-        self.begin_checkpoint(true, archive)?;
-        let mut delta = self.gather_checkpoint(u64::MAX, archive)?;
-        delta.iter_mut().for_each(CheckpointDelta::sort);
-        Ok(delta)
-    }
-
-    /// Begins to gather what brings the checkpoint to the last final block, unless that is being done, the checkpoint stands
-    /// there, or that block was not executed here yet. With `sums`, tokens are added up on the way.
-    pub fn begin_checkpoint(&mut self, sums: bool, archive: &dyn Archive) -> Result<(), HaltReason> {
-        let goal = self.root;
-        if self.gathering.is_some() || goal.id == self.checkpoint || !self.stands_on_root() {
-            return Ok(());
-        }
-        let blocks = self.path_between(self.checkpoint, goal.id);
-        let mut gathering = Gathering::new(self.checkpoint, goal, blocks, sums);
-        for height in goal.height + 1..=self.head_node().height {
-            let id = self.tree.canonical_at(height).expect("it is not above the head");
-            gathering.executed(&*self.undo_record(&id, archive)?);
-        }
-        self.gathering = Some(gathering);
-        Ok(())
-    }
-
-    /// Whether a checkpoint is being gathered.
-    pub fn is_gathering(&self) -> bool {
-        self.gathering.is_some()
-    }
-
-    /// Gathers about `most` accounts more for the checkpoint that was begun. What it needs, once that is complete.
-    ///
-    /// # Errors
-    /// If an undo record is not there.
-    ///
-    /// # Panics
-    /// If a token's sum is not zero.
-    pub fn gather_checkpoint(
-        &mut self,
-        most: u64,
-        archive: &dyn Archive,
-    ) -> Result<Option<CheckpointDelta>, HaltReason> {
-        let Some(mut gathering) = self.gathering.take() else { return Ok(None) };
-        let mut spent = 0;
-        while spent < most {
-            if let Some(id) = gathering.needs() {
-                gathering.give(self.undo_record(&id, archive)?);
-            }
-            match gathering.take(most - spent, &self.state) {
-                Some(cost) => spent = spent.saturating_add(cost),
-                None => break,
-            }
-        }
-        if spent >= most || !gathering.sum(most - spent, &self.state) {
-            self.gathering = Some(gathering);
-            return Ok(None);
-        }
-        self.checkpoint = gathering.goal().id;
-        self.unchecked_accounts = self.unchecked_accounts.split_off(&(gathering.goal().height + 1));
-        Ok(Some(gathering.finish()))
-    }
-
-    /// Accounts that final blocks behind the checkpoint touched, those that several did as often, as far as they were executed
-    /// since this process started.
-    pub fn accounts_behind_checkpoint(&self) -> u64 {
-        self.unchecked_accounts.range(..=self.root.height).map(|(_, accounts)| accounts).sum()
-    }
-
-    /// The blocks that lie between two blocks, on both sides of their common ancestor.
-    fn path_between(&self, from: BlockId, to: BlockId) -> Vec<BlockId> {
-        let (mut left, mut right, mut path) = (from, to, Vec::new());
-        while left != right {
-            let deeper = match self.tree.expect(&left).height >= self.tree.expect(&right).height {
-                true => &mut left,
-                false => &mut right,
-            };
-            path.push(*deeper);
-            *deeper = self.tree.expect(deeper).parent;
-        }
-        path
     }
 
     /// Whether a block is known and there is nothing left to do about it: canonical, lighter than the head, false, or
