@@ -12,7 +12,7 @@ use zeni_ledger::{AccountId, Payment, TransactionId};
 use zeni_schemas::request::{AccountInfo, NodeInfo, Reply, Request, RequestError, STATUS_IDS_MAX, encode_request};
 use zeni_transport::Endpoint;
 
-use crate::node::{Node, NodeAddress, NodeError};
+use crate::node::{Node, NodeAddress, NodeError, Standing};
 
 /// The bounds of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,47 +140,62 @@ impl NodePool {
     /// Besides those of any call [`PoolError::Unclear`]: a refusal says that a payment is not taken only if no other node
     /// may have taken it in this call. The same bytes again, a little later, give an answer.
     pub async fn submit(&self, payments: &[Payment]) -> Result<Vec<Verdict>, PoolError> {
-        self.submit_each(payments).await?.into_iter().collect()
+        let mut verdicts: Vec<_> = payments.iter().map(|_| Err(PoolError::NoNode { attempts: Vec::new() })).collect();
+        self.submit_each(payments, |place, verdict| verdicts[place] = verdict).await?;
+        verdicts.into_iter().collect()
     }
 
-    /// As [`Self::submit`], for payments of several clients: what is unclear of one says nothing of the others.
-    pub async fn submit_each(&self, payments: &[Payment]) -> Result<Vec<Result<Verdict, PoolError>>, PoolError> {
+    /// As [`Self::submit`], for payments of several clients: `answered` is told the place and the verdict of each as soon as
+    /// it is known, whatever the others still wait for, and what is unclear of one says nothing of the others.
+    ///
+    /// # Errors
+    /// Then no place was answered, and all of them share the error.
+    pub async fn submit_each(
+        &self,
+        payments: &[Payment],
+        mut answered: impl FnMut(usize, Result<Verdict, PoolError>),
+    ) -> Result<(), PoolError> {
         check_count(payments.len(), SUBMISSION_PAYMENTS_MAX)?;
         let mut call = self.begin(&self.submissions, self.config.in_flight_max)?;
-        let mut verdicts: Vec<Option<Verdict>> = vec![None; payments.len()];
-        let mut open: Vec<usize> = (0..payments.len()).collect();
-        // Those that a node may have taken without saying so.
-        let mut doubtful = vec![false; payments.len()];
+        let mut open: Vec<(usize, Option<Verdict>)> = (0..payments.len()).map(|place| (place, None)).collect();
+        // Those that are still open may have been taken by a node that did not say so.
+        let mut doubtful = false;
         while let Some(node) = call.next_node() {
-            let sent = open.iter().map(|place| payments[*place]).collect();
+            let sent = open.iter().map(|(place, _)| payments[*place]).collect();
             let reply = match call.ask(node, &encode(&Request::Submit(sent))).await {
                 Some(Reply::Submitted(reply)) if reply.len() == open.len() => reply,
                 reply => {
                     if reply.is_some() {
                         call.failed(node, NodeError::OtherReply);
                     }
-                    if call.attempts.last().is_some_and(|attempt| attempt.failure.is_unclear()) {
-                        open.iter().for_each(|place| doubtful[*place] = true);
-                    }
+                    doubtful |= call.attempts.last().is_some_and(|attempt| attempt.failure.is_unclear());
                     continue;
                 }
             };
-            for (place, verdict) in open.iter().zip(&reply) {
-                verdicts[*place] = Some(*verdict);
-            }
-            open.retain(|place| verdicts[*place].is_some_and(|verdict| is_nodes_trouble(&verdict)));
+            let mut verdicts = reply.into_iter();
+            open.retain_mut(|(place, last)| {
+                let verdict = verdicts.next().expect("the lengths are equal");
+                *last = Some(verdict);
+                let is_open = is_nodes_trouble(&verdict);
+                if !is_open {
+                    answered(*place, judged(verdict, doubtful));
+                }
+                is_open
+            });
             if open.is_empty() {
-                break;
+                return Ok(());
             }
+            // There is an answer to give: it does not wait for nodes that do not answer.
+            call.remaining.retain(|node| !self.nodes[*node].is_sick());
         }
-        let Some(verdicts) = verdicts.into_iter().collect::<Option<Vec<Verdict>>>() else {
+        if open.iter().any(|(_, last)| last.is_none()) {
             return Err(call.into_error());
-        };
-        let judge = |(verdict, doubtful)| match verdict {
-            Verdict::Refused(refusal) if doubtful && !is_of_the_bytes(&refusal) => Err(PoolError::Unclear { refusal }),
-            clear => Ok(clear),
-        };
-        Ok(verdicts.into_iter().zip(doubtful).map(judge).collect())
+        }
+        for (place, verdict) in open {
+            let verdict = verdict.expect("looked at above");
+            answered(place, judged(verdict, doubtful));
+        }
+        Ok(())
     }
 
     /// An account at the head of some node.
@@ -235,9 +250,9 @@ impl NodePool {
         let permit = places.try_acquire().map_err(|_| PoolError::Busy { in_flight_max })?;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let turns = (0..self.nodes.len()).map(|step| first.wrapping_add(step) % self.nodes.len());
-        let (sick, mut order): (Vec<usize>, Vec<usize>) = turns.partition(|node| self.nodes[*node].is_sick());
-        order.extend(sick);
-        order.reverse();
+        let mut order: Vec<(Standing, usize)> = turns.map(|node| (self.nodes[node].standing(), node)).collect();
+        order.sort_by_key(|(standing, _)| *standing);
+        let order = order.into_iter().rev().map(|(_, node)| node).collect();
         let deadline = Instant::now() + self.config.call_timeout;
         Ok(Call { pool: self, _permit: permit, remaining: order, deadline, asked: false, attempts: Vec::new() })
     }
@@ -258,6 +273,14 @@ fn node_info_of(reply: Reply) -> Option<NodeInfo> {
 /// final block.
 const fn is_nodes_trouble(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Refused(Refusal::Overloaded { .. } | Refusal::DiskFull | Refusal::SequenceOutOfWindow))
+}
+
+/// What a verdict says if a node that did not answer may have taken the payment before.
+fn judged(verdict: Verdict, doubtful: bool) -> Result<Verdict, PoolError> {
+    match verdict {
+        Verdict::Refused(refusal) if doubtful && !is_of_the_bytes(&refusal) => Err(PoolError::Unclear { refusal }),
+        clear => Ok(clear),
+    }
 }
 
 /// Whether the payment's own bytes are at fault, so that no node can have taken it.

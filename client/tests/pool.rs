@@ -100,6 +100,37 @@ async fn only_what_a_node_cannot_take_just_now_goes_to_the_next() {
     assert_eq!(live.requests(), vec![Request::Submit(vec![all[1], all[3], all[4]])]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_payment_that_is_taken_does_not_wait_for_one_that_goes_on_to_the_next_node() {
+    let (answered, gate) = std::sync::mpsc::channel::<usize>();
+    let gate = std::sync::Mutex::new(gate);
+    let busy = answering(1, Answer::Reply(Reply::Submitted(vec![ACCEPTED, OVERLOADED])));
+    // The second node takes nothing before the first payment is answered.
+    let second = FakeNode::start(2, GENESIS, move |request| {
+        assert_eq!(gate.lock().unwrap().recv(), Ok(0));
+        Answer::Reply(Reply::Submitted(vec![ACCEPTED; count(request)]))
+    });
+    let pool = pool(vec![busy.at.clone(), second.at.clone()]);
+    let mut answers = Vec::new();
+    let told = |place, answer: Result<Verdict, PoolError>| {
+        answered.send(place).ok();
+        answers.push((place, answer.unwrap()));
+    };
+    pool.submit_each(&payments(2), told).await.unwrap();
+    assert_eq!(answers, [(0, ACCEPTED), (1, ACCEPTED)]);
+}
+
+#[tokio::test]
+async fn what_a_node_refuses_for_its_own_trouble_does_not_wait_for_nodes_that_do_not_answer() {
+    let (silent, busy) = (answering(1, Answer::Hang), answering(2, Answer::Reply(Reply::Submitted(vec![OVERLOADED]))));
+    let pool = impatient(vec![silent.at.clone(), busy.at.clone()]);
+    assert!(matches!(pool.submit(&payments(1)).await, Err(PoolError::Unclear { .. })));
+    for asked in 2..4 {
+        assert_eq!(pool.submit(&payments(1)).await.unwrap(), [OVERLOADED]);
+        assert_eq!((silent.requests().len(), busy.requests().len()), (1, asked));
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_behind_an_attempt_that_may_have_been_taken_is_unclear() {
     let refusals = [
@@ -128,7 +159,9 @@ async fn what_is_unclear_of_one_payment_is_told_of_it_alone() {
     let (silent, other) =
         (answering(1, Answer::Nothing), answering(2, Answer::Reply(Reply::Submitted(refused.clone()))));
     let pool = impatient(vec![silent.at.clone(), other.at.clone()]);
-    let answers = pool.submit_each(&payments(3)).await.unwrap();
+    let mut answers: Vec<_> = (0..3).map(|_| None).collect();
+    pool.submit_each(&payments(3), |place, answer| answers[place] = Some(answer)).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().map(Option::unwrap).collect();
     assert!(matches!(answers[0], Ok(ACCEPTED)), "{answers:?}");
     assert!(matches!(answers[1], Err(PoolError::Unclear { refusal: told }) if told == refusal), "{answers:?}");
     assert!(matches!(answers[2], Ok(verdict) if verdict == refused[2]), "{answers:?}");
