@@ -322,12 +322,22 @@ fn assembled(
     let next = Millis(genesis.slot_time_ms(slot + 1));
     // Nothing happens before the slot begins but what is due anyway.
     proposer.now = next;
-    let done = proposer.step(Input::Tick)?;
+    // What was not drafted is executed in steps.
+    let (mut proposing, mut proposed) = (Duration::ZERO, None);
+    for _ in 0..STEPS_MAX {
+        let done = proposer.step(Input::Tick)?;
+        proposing += done.time;
+        proposed = done.proposed;
+        if proposed.is_some() {
+            break;
+        }
+        proposer.now = proposer.now + 1;
+    }
     let expected = block.div_ceil(BATCH as u64) as usize;
-    if done.proposed != Some(expected) {
-        return Err(BenchError::Wrong(format!("{expected} batches were to be proposed, not {:?}", done.proposed)));
+    if proposed != Some(expected) {
+        return Err(BenchError::Wrong(format!("{expected} batches were to be proposed, not {proposed:?}")));
     }
     let height = proposer.core.status().height;
     proposer.until("its block is final", |proposer| proposer.core.last_final().height >= height)?;
-    Ok((submitting, done.time))
+    Ok((submitting, proposing))
 }

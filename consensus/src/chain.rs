@@ -8,7 +8,7 @@
 mod checkpointing;
 mod execution;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use zeni_ledger::block::transactions_root;
@@ -22,6 +22,7 @@ use crate::archive::Archive;
 use crate::batches::BatchIndex;
 use crate::effect::HaltReason;
 use crate::gathering::Gathering;
+use crate::listed::Listed;
 use crate::mutation::{Mutant, Mutation};
 use crate::schedule::Schedule;
 use crate::tree::{Node, Tree, Validity};
@@ -96,9 +97,8 @@ pub struct Chain {
     schedule: Schedule,
     tree: Tree,
     state: State,
-    /// The slot in which a canonical block lists a batch. Entries older than the validity horizon are dropped.
-    listed: HashMap<BatchDigest, u64>,
-    listed_by_slot: BTreeMap<u64, Vec<BatchDigest>>,
+    /// In which slots canonical blocks list a batch, back to twice the validity horizon.
+    listed: Listed,
     undos: BTreeMap<u64, (BlockId, Arc<Undo>)>,
     checkpoint: BlockId,
     /// The last final block: nothing else is chosen than what stands on it.
@@ -110,6 +110,8 @@ pub struct Chain {
     ahead: Option<Ahead>,
     /// The checkpoint that is being gathered.
     gathering: Option<Gathering>,
+    /// Whether the next one adds up all tokens.
+    sums_due: bool,
     /// Of each canonical block behind the checkpoint, how many accounts it touched.
     unchecked_accounts: BTreeMap<u64, u64>,
     /// Batches of blocks adopted since the last [`Self::release_executed`].
@@ -143,8 +145,7 @@ impl Chain {
             schedule: Schedule::new(&genesis),
             tree: Tree::new(root),
             state,
-            listed: HashMap::new(),
-            listed_by_slot: BTreeMap::new(),
+            listed: Listed::default(),
             undos: BTreeMap::new(),
             checkpoint: root,
             root: FinalBlock { id: root, height: 0 },
@@ -152,6 +153,7 @@ impl Chain {
             final_windows: FinalWindows::default(),
             ahead: None,
             gathering: None,
+            sums_due: false,
             unchecked_accounts: BTreeMap::new(),
             executed_batches: Vec::new(),
             bounds,
@@ -231,7 +233,7 @@ impl Chain {
 
     /// Whether a canonical block lists this batch.
     pub fn lists(&self, digest: &BatchDigest) -> bool {
-        self.listed.contains_key(digest)
+        self.listed.contains(digest)
     }
 
     /// Checks what a header says of itself.
@@ -361,11 +363,8 @@ impl Chain {
             }
         }
         let block = self.block(&id, archive)?.ok_or_else(|| lost_block(&id))?;
-        for digest in &block.digests {
-            self.listed.remove(digest);
-        }
+        self.listed.take_back(block.header.slot, &block.digests);
         change.requeued.extend(&block.digests);
-        self.listed_by_slot.remove(&block.header.slot);
         self.tree.set_body(&id, block);
         self.tree.retreat();
         match change.applied.last() {
@@ -400,8 +399,8 @@ impl Chain {
         sorted.sort_unstable();
         let inside = sorted.windows(2).any(|pair| pair[0] == pair[1]);
         let horizon = self.horizon_slots();
-        let mut before = digests.iter().filter_map(|digest| self.listed.get(digest));
-        let again = before.any(|slot| header.slot.saturating_sub(*slot) <= horizon);
+        let mut before = digests.iter().flat_map(|digest| self.listed.slots(digest));
+        let again = before.any(|slot| header.slot.saturating_sub(slot) <= horizon);
         (inside || again) && !self.mutation.is(Mutant::ListTwice)
     }
 
@@ -419,11 +418,8 @@ impl Chain {
         mut executed: Executed,
         batches: &mut BatchIndex,
     ) -> Applied {
-        for digest in &block.digests {
-            self.listed.insert(*digest, block.header.slot);
-            self.executed_batches.push(*digest);
-        }
-        self.listed_by_slot.insert(block.header.slot, block.digests.clone());
+        self.listed.add(block.header.slot, &block.digests);
+        self.executed_batches.extend(&block.digests);
         let undo = Arc::new(std::mem::take(&mut executed.undo));
         if let Some(gathering) = &mut self.gathering {
             gathering.executed(&undo);
@@ -440,9 +436,7 @@ impl Chain {
     /// fork that can still be weighed is judged alike.
     fn forget_listed(&mut self, slot: u64, batches: &mut BatchIndex) {
         let Some(oldest) = slot.checked_sub(2 * self.horizon_slots()) else { return };
-        let keep = self.listed_by_slot.split_off(&oldest);
-        for digest in std::mem::replace(&mut self.listed_by_slot, keep).into_values().flatten() {
-            self.listed.remove(&digest);
+        for digest in self.listed.forget_below(oldest) {
             batches.forget(&digest);
         }
     }
@@ -450,14 +444,14 @@ impl Chain {
     /// Completes what `change` says: what returns to the pool is what no canonical block lists now, each batch once.
     fn settle(&self, change: &mut ChainChange) {
         let mut seen = HashSet::new();
-        change.requeued.retain(|digest| !self.listed.contains_key(digest) && seen.insert(*digest));
+        change.requeued.retain(|digest| !self.listed.contains(digest) && seen.insert(*digest));
     }
 
     /// Lets go of what earlier steps executed. Not sooner: a batch that arrived in this very step is in no archive yet,
     /// and its block may be taken back and executed again before the step ends.
     fn release_executed(&mut self, batches: &mut BatchIndex) {
         for digest in self.executed_batches.drain(..) {
-            if self.listed.contains_key(&digest) {
+            if self.listed.contains(&digest) {
                 batches.release(&digest);
             }
         }
@@ -545,7 +539,7 @@ impl Chain {
         &mut self,
         blocks: Vec<Arc<Block>>,
         checkpoint: BlockId,
-        batches: &BatchIndex,
+        batches: &mut BatchIndex,
     ) -> Result<Vec<(BlockId, Arc<Block>)>, HaltReason> {
         let mut loose = Vec::new();
         for block in blocks {
@@ -566,12 +560,11 @@ impl Chain {
         }
         for id in self.tree.branch_to(checkpoint) {
             let block = self.tree.body(&id).expect("restored blocks have bodies").clone();
-            for digest in &block.digests {
-                self.listed.insert(*digest, block.header.slot);
-            }
-            self.listed_by_slot.insert(block.header.slot, block.digests.clone());
+            self.listed.add(block.header.slot, &block.digests);
             self.tree.extend(id);
         }
+        // What a process that went on has forgotten counts here no more either.
+        self.forget_listed(self.head_node().slot, batches);
         // Below a state that was given there are no batches, and nobody asks for them.
         self.tree.await_side_only();
         self.checkpoint = checkpoint;

@@ -114,6 +114,8 @@ pub struct Core {
     drafts_told: BTreeMap<ValidatorIndex, (u32, u32)>,
     /// When this validator looks again for what it can draft.
     next_draft: Millis,
+    /// For which slot it executes what it will propose, and since when.
+    preparing: Option<(u64, Millis)>,
     mutation: Mutation,
 }
 
@@ -153,7 +155,7 @@ impl Core {
             ..safety
         });
         let mut chain = Chain::new(genesis.clone(), recovered.state, mutation, config.bounds);
-        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &mut batches)?;
         let mode = if safety.is_some() { Mode::Joining } else { Mode::FollowOnly };
         let mut replica = Replica::new(chain, batches, Some(config.me), mutation);
         replica.restore_loose(loose);
@@ -200,6 +202,7 @@ impl Core {
             drafts: BTreeMap::new(),
             drafts_told: BTreeMap::new(),
             next_draft: now,
+            preparing: None,
             mutation,
         };
         let mut first = vec![Effect::Event(Event::Mode(mode)), Effect::WakeAt(now)];
@@ -250,8 +253,9 @@ impl Core {
             self.follow_fork_choice(now, archive, out)?;
         }
         self.change_mode(now, out);
-        self.propose_if_due(now, archive, out)?;
-        self.execute_ahead(now, archive, out)?;
+        if !self.propose_if_due(now, archive, out)? {
+            self.execute_ahead(now, archive, out)?;
+        }
         self.drive_finality(now, out)?;
         self.replica.drive(now, out);
         self.say_hello(now, out);
@@ -382,6 +386,7 @@ impl Core {
             Some(self.next_pool_exchange),
             self.next_finality(now),
             self.next_draft(now),
+            self.preparing.map(|_| now),
         ];
         candidates.into_iter().flatten().min().expect("there is always a next status").max(now + 1)
     }

@@ -48,7 +48,7 @@ impl Follower {
             batches.restore(*meta, None);
         }
         let mut chain = Chain::new(genesis, recovered.state, Mutation::none(), Bounds::default());
-        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &batches)?;
+        let loose = chain.restore(recovered.blocks, recovered.checkpoint, &mut batches)?;
         let mut replica = Replica::new(chain, batches, None, Mutation::none());
         replica.restore_loose(loose);
         replica.restore_finality(recovered.certificates)?;

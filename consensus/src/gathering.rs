@@ -14,6 +14,8 @@ use crate::archive::CheckpointDelta;
 
 /// Accounts whose tokens one piece of work adds up for each that it gathers: reading them in a row is so much cheaper.
 const SUMMED_PER_GATHERED: u64 = 16;
+/// Accounts that are gathered before those that stand there several times are first taken out.
+const GATHERED_BEFORE_MERGING: usize = 65_536;
 /// How often the sums are begun anew because the chain went on; then they are taken in one go.
 const SUMS_BEGUN_MAX: u32 = 4;
 
@@ -29,6 +31,7 @@ pub(crate) struct Gathering {
     record: Option<Arc<Undo>>,
     /// Accounts that blocks above the goal touched, as they were at the goal.
     at_goal: HashMap<AccountId, Account>,
+    /// Those that several blocks touched stand here several times, alike, until they are merged.
     accounts: Vec<Account>,
     sums: Sums,
 }
@@ -82,6 +85,7 @@ impl Gathering {
             let now = place.map(|place| state.at(place));
             self.accounts.extend(self.at_goal.get(&account.id()).or(now).cloned());
         }
+        self.merge_if_many(state);
         let looked_at = part.len();
         self.taken += looked_at;
         if self.taken >= record.accounts.len() {
@@ -89,6 +93,15 @@ impl Gathering {
             (self.taken, self.record) = (0, None);
         }
         Some(looked_at as u64 + 1)
+    }
+
+    /// Keeps memory within twice the accounts that there are, however many blocks lie behind the last checkpoint.
+    fn merge_if_many(&mut self, state: &State) {
+        let accounts = usize::try_from(state.len()).unwrap_or(usize::MAX);
+        if self.accounts.len() >= GATHERED_BEFORE_MERGING.max(accounts.saturating_mul(2)) {
+            self.accounts.sort_unstable_by_key(Account::id);
+            self.accounts.dedup_by_key(|account| account.id());
+        }
     }
 
     /// Adds up tokens, as far as the budget of `most` gathered accounts goes. True once it is done.
@@ -140,5 +153,31 @@ impl Sums {
         assert!(sums.values().all(|sum| *sum == 0), "conservation: token sums are {sums:?}");
         *self = Self::Done;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gathered_of_many_blocks_that_touch_the_same_accounts_stays_in_bounds() {
+        let mut state = State::new(4);
+        let accounts: Vec<Account> = (0..100).map(|number| Account::new(AccountId([number; 32]))).collect();
+        accounts.iter().for_each(|account| state.open(account.clone()).unwrap());
+        let record = Arc::new(Undo { accounts });
+        let blocks = (0..2_000).map(|_| BlockId([1; 32])).collect();
+        let goal = FinalBlock { id: BlockId([2; 32]), height: 2_000 };
+        let mut gathering = Gathering::new(BlockId([0; 32]), goal, blocks, false);
+        let mut most = 0;
+        while gathering.needs().is_some() {
+            gathering.give(Arc::clone(&record));
+            gathering.take(u64::MAX, &state);
+            most = most.max(gathering.accounts.len());
+        }
+        assert!((GATHERED_BEFORE_MERGING / 2..GATHERED_BEFORE_MERGING + 100).contains(&most), "{most} of 200,000");
+        let mut delta = gathering.finish();
+        delta.sort();
+        assert_eq!(delta.accounts.len(), 100);
     }
 }

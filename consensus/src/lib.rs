@@ -18,6 +18,7 @@ pub mod finality;
 pub mod follower;
 mod gathering;
 pub mod input;
+mod listed;
 pub mod message;
 pub mod mutation;
 pub mod peers;

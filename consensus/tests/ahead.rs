@@ -231,3 +231,57 @@ fn a_follower_executes_ahead_what_its_node_does() {
     assert_eq!(follower.head().1, cluster.height(node));
     assert_eq!(follower.state().root(), cluster.core(node).state().root());
 }
+
+/// One validator, started anew while six batches of a payment each wait, just after a slot began: it drafted nothing.
+fn started_with_six_batches() -> Cluster {
+    let mut cluster = Cluster::start(1);
+    cluster.run_slots(2);
+    let into_slot = (cluster.now.0 - cluster.genesis.slot_time_ms(0)) % INTERVAL_MS;
+    cluster.run(INTERVAL_MS + 10 - into_slot);
+    for payer in 0..6 {
+        pay(&mut cluster, 0, payer * 2);
+    }
+    cluster.run(150);
+    assert_eq!(pooled(&cluster, 0).len(), 6);
+    cluster.kill(0);
+    let slot = cluster.genesis.slot_at(cluster.now.0);
+    cluster.now = Millis(cluster.genesis.slot_time_ms(slot + 1) + 1);
+    cluster.boot(0);
+    cluster
+}
+
+/// Lets it look every `pace_ms` until it has a block more. How many batches it had executed ahead after each step.
+fn steps_until_block(cluster: &mut Cluster, pace_ms: u64) -> Vec<usize> {
+    let height = cluster.nodes[0].disk.blocks.len();
+    let mut steps = Vec::new();
+    while cluster.nodes[0].disk.blocks.len() == height {
+        assert!(steps.len() < 100, "no block: {steps:?}");
+        cluster.now = cluster.now + pace_ms;
+        cluster.give(0, Input::Tick);
+        steps.push(ahead(cluster, 0).len());
+    }
+    steps
+}
+
+#[test]
+fn a_proposer_executes_what_was_not_drafted_step_by_step_and_lists_it() {
+    let mut cluster = started_with_six_batches();
+    let steps = steps_until_block(&mut cluster, 1);
+    assert!(steps.windows(2).all(|pair| pair[1] <= pair[0] + 2), "more than a step's worth at once: {steps:?}");
+    assert!(steps.contains(&4), "{steps:?}");
+    let block = cluster.nodes[0].disk.blocks.last().unwrap();
+    assert_eq!(block.digests, pooled(&cluster, 0));
+    assert_eq!(cluster.balance(0, 11), 1_010);
+}
+
+#[test]
+fn a_proposer_whose_time_is_half_over_leaves_the_rest_to_the_next_block() {
+    let mut cluster = started_with_six_batches();
+    steps_until_block(&mut cluster, 200);
+    let listed = cluster.nodes[0].disk.blocks.last().unwrap().digests.len();
+    assert!((2..6).contains(&listed), "{listed}");
+    cluster.run_slots(2);
+    let listed: Vec<_> = cluster.nodes[0].disk.blocks.iter().flat_map(|block| block.digests.clone()).collect();
+    assert_eq!(listed, pooled(&cluster, 0));
+    assert!((0..6).all(|payer| cluster.balance(0, payer * 2 + 1) == 1_010));
+}

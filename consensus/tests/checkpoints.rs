@@ -104,3 +104,38 @@ fn a_checkpoint_gathered_in_pieces_while_the_chain_goes_on_is_that_of_the_block_
     node.core.as_mut().unwrap().begin_checkpoint(true, &node.disk).unwrap();
     assert!(!node.core.as_ref().unwrap().is_gathering(), "there is nothing behind it");
 }
+
+#[test]
+fn a_node_that_catches_up_checkpoints_on_the_way_to_the_last_final_block() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(1);
+    let mut expected = cluster.genesis.state(&cluster.file).unwrap();
+    cluster.kill(2);
+    for sequence in 0..12 {
+        let pay = payment(&cluster.genesis, 0, 1, sequence, 1);
+        cluster.submit(0, &[pay]);
+        cluster.run_slots(1);
+    }
+    cluster.boot(2);
+    let mut heights = Vec::new();
+    for _ in 0..2_000 {
+        cluster.run_one();
+        let node = &mut cluster.nodes[2];
+        let core = node.core.as_mut().unwrap();
+        let (last, status) = (core.last_final(), core.status());
+        if last.height > status.height + 2
+            && let Some(delta) = core.checkpoint(&node.disk).unwrap()
+        {
+            assert_eq!((delta.to, delta.height), (status.head, status.height));
+            for account in delta.accounts {
+                assert!(expected.replace(account));
+            }
+            let block = node.disk.block_ids[&delta.to].clone();
+            assert_eq!(expected.commit(), block.header.state_root, "height {}", delta.height);
+            heights.push(delta.height);
+        }
+    }
+    assert!(heights.len() > 2, "{heights:?}");
+    cluster.run_slots(2);
+    assert!(cluster.agree());
+}

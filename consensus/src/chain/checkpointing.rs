@@ -1,6 +1,6 @@
 //! What the next checkpoint needs of the chain.
 
-use zeni_ledger::BlockId;
+use zeni_ledger::{BlockId, FinalBlock};
 
 use super::Chain;
 use crate::archive::{Archive, CheckpointDelta};
@@ -8,8 +8,8 @@ use crate::effect::HaltReason;
 use crate::gathering::Gathering;
 
 impl Chain {
-    /// What brings the checkpoint to the last final block; `None` if it stands there, or that block was not executed here
-    /// yet. Adds up all tokens, and sorts the accounts.
+    /// What brings the checkpoint to the last final block that was executed here; `None` if it stands there. Adds up all
+    /// tokens, and sorts the accounts.
     ///
     /// # Panics
     /// If a token's sum is not zero.
@@ -20,15 +20,16 @@ impl Chain {
         Ok(delta)
     }
 
-    /// Begins to gather what brings the checkpoint to the last final block, unless that is being done, the checkpoint stands
-    /// there, or that block was not executed here yet. With `sums`, tokens are added up on the way.
+    /// Begins to gather what brings the checkpoint to the last final block that was executed here, unless that is being done,
+    /// or the checkpoint stands there. With `sums`, tokens are added up on the way, if not of this one, then of the next.
     pub fn begin_checkpoint(&mut self, sums: bool, archive: &dyn Archive) -> Result<(), HaltReason> {
-        let goal = self.root;
-        if self.gathering.is_some() || goal.id == self.checkpoint || !self.stands_on_root() {
+        self.sums_due |= sums;
+        let Some(goal) = self.final_and_executed() else { return Ok(()) };
+        if self.gathering.is_some() || goal.id == self.checkpoint {
             return Ok(());
         }
         let blocks = self.path_between(self.checkpoint, goal.id);
-        let mut gathering = Gathering::new(self.checkpoint, goal, blocks, sums);
+        let mut gathering = Gathering::new(self.checkpoint, goal, blocks, std::mem::take(&mut self.sums_due));
         for height in goal.height + 1..=self.head_node().height {
             let id = self.tree.canonical_at(height).expect("it is not above the head");
             gathering.executed(&*self.undo_record(&id, archive)?);
@@ -78,6 +79,16 @@ impl Chain {
     /// since this process started.
     pub fn accounts_behind_checkpoint(&self) -> u64 {
         self.unchecked_accounts.range(..=self.root.height).map(|(_, accounts)| accounts).sum()
+    }
+
+    /// The highest block that is final and canonical, so that the state can be had there. While the chain catches up with the
+    /// last final block, the head is on the way to it, and final too. `None` if the head is beside that way.
+    fn final_and_executed(&self) -> Option<FinalBlock> {
+        if self.stands_on_root() {
+            return Some(self.root);
+        }
+        let head = self.head();
+        self.tree.descends(&self.root.id, &head).then(|| FinalBlock { id: head, height: self.head_node().height })
     }
 
     /// The blocks that lie between two blocks, on both sides of their common ancestor.

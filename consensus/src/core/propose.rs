@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zeni_ledger::{BlockId, ValidatorIndex};
+use zeni_ledger::{BatchDigest, BlockId, Genesis, ValidatorIndex};
 
 use super::Core;
 use crate::archive::{Archive, SafetyRecord};
@@ -25,14 +25,20 @@ pub(super) struct Offer {
     decision: u64,
 }
 
+/// How long each live validator is given to propose before the next one does.
+fn turn_ms(genesis: &Genesis) -> u64 {
+    genesis.block_interval_ms / (genesis.validators.len() as u64 + 1)
+}
+
 impl Core {
-    /// Proposes a block if the present slot is open, has none of a better rank, and it is this validator's turn.
+    /// Proposes a block if the present slot is open, has none of a better rank, and it is this validator's turn. True while it
+    /// executes what it will propose: then nothing else is executed.
     pub(super) fn propose_if_due(
         &mut self,
         now: Millis,
         archive: &dyn Archive,
         out: &mut Vec<Effect>,
-    ) -> Result<(), HaltReason> {
+    ) -> Result<bool, HaltReason> {
         let slot = self.genesis.slot_at(now.0);
         if self.replica.is_unfinished()
             || !self.may_sign(slot)
@@ -40,9 +46,12 @@ impl Core {
             || now < self.turn(now)
             || self.is_taken(slot)
         {
-            return Ok(());
+            self.preparing = None;
+            return Ok(false);
         }
         let digests = self.batches_to_list(now, slot);
+        let Some(digests) = self.prepare(now, slot, digests, archive)? else { return Ok(true) };
+        self.preparing = None;
         let (me, key) = (self.config.me, self.config.key.clone());
         let safety = SafetyRecord { last_signed_slot: slot, ..self.safety.unwrap_or_default() };
         let applied = self.replica.chain.propose(slot, me, &key, digests, &mut self.replica.batches, archive)?;
@@ -56,7 +65,42 @@ impl Core {
         out.push(Effect::Broadcast(Message::Block(block)));
         out.push(Effect::Event(Event::Proposed { block: id, height, slot, batches }));
         self.next_status = now;
-        Ok(())
+        Ok(false)
+    }
+
+    /// Executes what was not executed ahead, step by step, so that peers and clients are heard meanwhile. What the block
+    /// lists, once no more than a step is left, or half of this validator's time to propose is over: then the rest is left to
+    /// the next block. `None` before that.
+    fn prepare(
+        &mut self,
+        now: Millis,
+        slot: u64,
+        mut digests: Vec<BatchDigest>,
+        archive: &dyn Archive,
+    ) -> Result<Option<Vec<BatchDigest>>, HaltReason> {
+        let most = self.config.bounds.step_payments_max;
+        let (chain, batches) = (&mut self.replica.chain, &self.replica.batches);
+        let ahead = chain.executed_ahead(slot).filter(|ahead| digests.starts_with(ahead.digests()));
+        let executed = ahead.map_or(0, |ahead| ahead.digests().len());
+        let mut payments = 0;
+        let fits = |digest: &&BatchDigest| {
+            payments += batches.info(digest).map_or(0, |info| u64::from(info.meta.payments)) + 1;
+            payments <= most
+        };
+        let ready = executed + digests[executed..].iter().take_while(fits).count();
+        if ready == digests.len() {
+            return Ok(Some(digests));
+        }
+        let since = self.preparing.filter(|(of, _)| *of == slot).map_or(now, |(_, since)| since);
+        self.preparing = Some((slot, since));
+        let turn = turn_ms(&self.genesis);
+        let slot_ends = Millis(self.genesis.slot_time_ms(slot + 1));
+        if now < since + turn / 2 && now + turn / 4 < slot_ends {
+            chain.execute_ahead(most, slot, &digests, batches, archive)?;
+            return Ok(None);
+        }
+        digests.truncate(ready.max(1));
+        Ok(Some(digests))
     }
 
     /// Whether this validator may sign a block for this slot on its head, at whatever moment.
@@ -93,8 +137,7 @@ impl Core {
     /// When this validator's turn in the present slot comes: each live validator ahead of it is given interval / (n + 1).
     fn turn(&self, now: Millis) -> Millis {
         let live_ahead = self.ahead.iter().filter(|validator| self.replica.peers.is_live(**validator, now)).count();
-        let step = self.genesis.block_interval_ms / (self.genesis.validators.len() as u64 + 1);
-        Millis(self.genesis.slot_time_ms(self.slot.0)) + live_ahead as u64 * step
+        Millis(self.genesis.slot_time_ms(self.slot.0)) + live_ahead as u64 * turn_ms(&self.genesis)
     }
 
     /// Whether a block of a better rank was seen for this slot.

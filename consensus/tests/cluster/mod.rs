@@ -325,6 +325,19 @@ impl Cluster {
         self.queue.push_back((to, Input::Message { from: Peer::Validator(ValidatorIndex(from)), message }));
     }
 
+    /// Delivers one message, or ticks the node that wakes next.
+    pub fn run_one(&mut self) {
+        if let Some((to, input)) = self.queue.pop_front() {
+            self.give(to, input);
+            return;
+        }
+        let up = (0..self.nodes.len()).filter(|node| self.nodes[*node].core.is_some());
+        let next = up.min_by_key(|node| self.nodes[*node].wake).unwrap();
+        self.now = self.now.max(self.nodes[next].wake);
+        self.nodes[next].wake = Millis(u64::MAX);
+        self.give(next as u16, Input::Tick);
+    }
+
     /// Lets `milliseconds` pass.
     pub fn run(&mut self, milliseconds: u64) {
         let end = self.now + milliseconds;
