@@ -150,3 +150,34 @@ async fn of_two_nodes_with_one_key_each_is_told_and_none_goes_on() {
         assert!(log.contains("another node runs with this node's key"), "{log}");
     }
 }
+
+/// What the kernel says of a running process: its environment, its arguments.
+fn told_of(process: &Process, what: &str) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{}/{what}", process.id())).unwrap();
+    bytes.split(|byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+}
+
+fn tunables(process: &Process) -> Vec<String> {
+    told_of(process, "environ").into_iter().filter(|variable| variable.starts_with("GLIBC_TUNABLES=")).collect()
+}
+
+#[cfg(target_env = "gnu")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_begins_anew_once_with_an_allocator_that_keeps_memory_unless_the_operator_tuned_it() {
+    let network = Network::new(1, 2, 200);
+    let config = network.config(0, "");
+    assert!(node(&["init", "--first-start", "--config", text(&config)]).status.success());
+    let operators = "glibc.malloc.arena_max=4";
+    for (operator, expected) in [(None, "glibc.malloc.mmap_threshold=33554432"), (Some(operators), operators)] {
+        let process = Process::start_tuned(&config, operator);
+        let _client = dial_when_up(&network, 0).await;
+        // Of the process that was started: it begins anew under its id and starts no second one.
+        let found = tunables(&process);
+        assert!(found.len() == 1 && found[0].contains(expected), "{operator:?}: {found:?}");
+        assert_eq!(operator.is_some(), !found[0].contains("trim_threshold"), "{found:?}");
+        assert_eq!(told_of(&process, "cmdline")[1..4], ["run", "--config", text(&config)]);
+        process.signal("-TERM");
+        let (status, log) = process.wait().await;
+        assert_eq!(status.code(), Some(0), "{log}");
+    }
+}

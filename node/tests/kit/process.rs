@@ -19,8 +19,21 @@ pub struct Process(Child);
 
 impl Process {
     pub fn start(config: &Path) -> Self {
+        Self::start_tuned(config, None)
+    }
+
+    /// With what an operator put into `GLIBC_TUNABLES`, or without the variable.
+    pub fn start_tuned(config: &Path, tunables: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_node"));
-        Self(command.args(["run", "--config", text(config)]).stderr(Stdio::piped()).spawn().unwrap())
+        command.args(["run", "--config", text(config)]).stderr(Stdio::piped()).env_remove("GLIBC_TUNABLES");
+        if let Some(tunables) = tunables {
+            command.env("GLIBC_TUNABLES", tunables);
+        }
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     pub fn signal(&self, name: &str) {
