@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use zeni_ledger::AccountId;
 
 use crate::disk::{LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 use crate::error::StorageError;
+use crate::guarded::{SledPanicked, guarded};
 use crate::overlay::{Head, Overlay, TakeAccount};
 
 /// Entries in one leaf.
@@ -62,9 +62,9 @@ impl SledOverlay {
     fn with<T>(&self, act: impl FnOnce(&Db) -> io::Result<T>) -> Result<T, StorageError> {
         let db = self.db.as_ref().expect("it is open but while it is reset");
         // After a panic the caller discards the database, so whatever state it is in is not used.
-        match catch_unwind(AssertUnwindSafe(|| act(db))) {
+        match guarded(|| act(db)) {
             Ok(done) => done.map_err(|error| classify(&self.path, error)),
-            Err(_) => Err(StorageError::CheckpointDamaged { what: "sled panicked".into() }),
+            Err(SledPanicked) => Err(StorageError::CheckpointDamaged { what: "sled panicked".into() }),
         }
     }
 }
@@ -74,12 +74,12 @@ fn try_open(path: &Path, tries: u32) -> Result<Db, StorageError> {
     let mut tried = 0;
     loop {
         tried += 1;
-        // Only the values that the closure creates are lost if it panics.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open::<FANOUT>()));
-        let error = match opened {
+        let error = match guarded(|| config.open::<FANOUT>()) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) => error,
-            Err(_) => return Err(StorageError::CheckpointDamaged { what: "sled panicked when it was opened".into() }),
+            Err(SledPanicked) => {
+                return Err(StorageError::CheckpointDamaged { what: "sled panicked when it was opened".into() });
+            }
         };
         match error.kind() {
             ErrorKind::WouldBlock if tried < tries => thread::sleep(Duration::from_millis(LOCK_PAUSE_MS)),
@@ -143,7 +143,7 @@ impl Overlay for SledOverlay {
     fn reset(&mut self) -> Result<(), StorageError> {
         let db = self.db.take();
         // Dropping flushes; over damaged files that may panic, and nothing of it is wanted.
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+        if guarded(|| drop(db)).is_err() {
             tracing::warn!(path = %self.path.display(), "sled panicked when it was closed");
         }
         let aside = self.path.with_extension("discarded");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use zeni_ledger::encoding::{Decoder, Encoder};
 use zeni_ledger::{BlockId, Outcome, TransactionId};
 
 use super::{Fingerprint, IndexError, IndexedBlock, Location, Place};
+use crate::guarded::{SledPanicked, guarded};
 
 /// Payments of one generation of keys, about.
 pub(super) const GENERATION_PAYMENTS: u64 = 1 << 21;
@@ -326,12 +326,11 @@ fn open_db(path: &Path, cache_bytes: usize) -> Result<Db, IndexError> {
     let config = sled::Config::new().path(path).cache_capacity_bytes(cache_bytes).flush_every_ms(None);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         // Some damage makes sled panic while it recovers; to us that is an index to be built again, like any other.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        match opened {
+        match guarded(|| config.open()) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_RETRY),
             Ok(Err(error)) => return Err(IndexError::Io { path: path.into(), error }),
-            Err(_) => return Err(IndexError::Damaged { path: path.into(), what: "database" }),
+            Err(SledPanicked) => return Err(IndexError::Damaged { path: path.into(), what: "database" }),
         }
     }
     Err(IndexError::Locked { path: path.into() })
