@@ -14,6 +14,7 @@ mod allocator;
 mod base;
 mod checkpoint;
 mod clean_stop;
+mod closing;
 mod delta;
 mod disk;
 mod error;

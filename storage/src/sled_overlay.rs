@@ -2,7 +2,7 @@
 //!
 //! sled is an alpha release: it may refuse or panic over damaged files. Either way its directory is moved aside and an
 //! empty one takes its place, because the log can always rebuild it. A directory that another process still holds (one
-//! that is just stopping) is tried again for a while.
+//! that is just stopping) is tried again for a while. Every handle is closed in bounded time ([`crate::closing`]).
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use zeni_ledger::AccountId;
 
+use crate::closing::close;
 use crate::disk::{LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 use crate::error::StorageError;
 use crate::guarded::{SledPanicked, guarded};
@@ -67,6 +68,29 @@ impl SledOverlay {
             Err(SledPanicked) => Err(StorageError::CheckpointDamaged { what: "sled panicked".into() }),
         }
     }
+
+    fn show(&self, entries: &mut sled::Iter<FANOUT>, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
+        while let Some((key, content)) = self.with(|_| entries.next().transpose())? {
+            match <[u8; 32]>::try_from(key.as_ref()) {
+                Ok(id) => take(AccountId(id), &content)?,
+                Err(_) if key.as_ref() == HEAD_KEY => {}
+                Err(_) => return Err(StorageError::CheckpointDamaged { what: "a key of no account".into() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(db) = self.db.take() {
+            close(&self.path, db);
+        }
+    }
+}
+
+impl Drop for SledOverlay {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 fn try_open(path: &Path, tries: u32) -> Result<Db, StorageError> {
@@ -121,14 +145,10 @@ impl Overlay for SledOverlay {
 
     fn each(&self, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
         let mut entries = self.with(|db| Ok(db.iter()))?;
-        while let Some((key, content)) = self.with(|_| entries.next().transpose())? {
-            match <[u8; 32]>::try_from(key.as_ref()) {
-                Ok(id) => take(AccountId(id), &content)?,
-                Err(_) if key.as_ref() == HEAD_KEY => {}
-                Err(_) => return Err(StorageError::CheckpointDamaged { what: "a key of no account".into() }),
-            }
-        }
-        Ok(())
+        let shown = self.show(&mut entries, take);
+        // They hold a handle of their own.
+        close(&self.path, entries);
+        shown
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
@@ -141,11 +161,8 @@ impl Overlay for SledOverlay {
 
     /// The directory is kept as `NAME.discarded`, in place of the one discarded before it.
     fn reset(&mut self) -> Result<(), StorageError> {
-        let db = self.db.take();
-        // Dropping flushes; over damaged files that may panic, and nothing of it is wanted.
-        if guarded(|| drop(db)).is_err() {
-            tracing::warn!(path = %self.path.display(), "sled panicked when it was closed");
-        }
+        // One that does not close keeps its lock, which goes aside with its directory.
+        self.close();
         let aside = self.path.with_extension("discarded");
         let shown = self.path.display().to_string();
         match fs::remove_dir_all(&aside) {
