@@ -60,15 +60,20 @@ impl Progress {
 }
 
 impl Checkpointer {
-    /// Whether the next step may be written. If the last one failed, it is tried again instead.
+    /// Whether the next step may be written.
     pub fn is_free(&self) -> bool {
+        *self.progress.stage() == Stage::Free
+    }
+
+    /// Has the last step tried again, if it failed. Each try syncs everything and opens sled anew, so it is for once an
+    /// interval, however much waits.
+    pub fn try_again(&self) {
         let mut stage = self.progress.stage();
         if *stage == Stage::Failed {
             *stage = Stage::Writing;
             // The thread ends before this side only if it panicked; then no checkpoint is written any more.
             let _ = self.jobs.send(Job::Again);
         }
-        *stage == Stage::Free
     }
 
     /// Has a step written.
@@ -250,14 +255,19 @@ mod tests {
             assert!(checkpointer.is_free());
             checkpointer.write(first);
             assert!(!checkpointer.is_free());
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             assert!(jobs.try_recv().is_err(), "a second one was asked for while the first was being written");
             assert!(!checkpointer.is_free(), "the step that failed comes first");
+            assert!(jobs.try_recv().is_err(), "a look is no try");
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             files.inject(Fault::Capacity { bytes: u64::MAX });
-            assert!(!checkpointer.is_free(), "the step that failed comes first");
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             assert!(checkpointer.is_free());
+            checkpointer.try_again();
+            assert!(jobs.try_recv().is_err(), "it did not fail");
             checkpointer.write(step(BlockId([1; 32]), 2));
             writer.work(jobs.try_recv().unwrap());
         });
@@ -279,7 +289,7 @@ mod tests {
         checkpointer.write(step(genesis.block_id(), 1));
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
-        assert!(!checkpointer.is_free(), "the step that failed comes first");
+        checkpointer.try_again();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Free);
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
@@ -300,7 +310,7 @@ mod tests {
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
         assert!(writer.checkpoint.is_none(), "sled stays open in whatever state the failure left it");
         std::fs::remove_dir(&obstacle).unwrap();
-        assert!(!checkpointer.is_free(), "the step that failed comes first");
+        checkpointer.try_again();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
     }
