@@ -133,3 +133,55 @@ fn flush_at_stop(index: &Index) -> Result<(), KeeperError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use zeni_ledger::{Account, AccountId, BlockId, Genesis};
+    use zeni_storage::index::IndexConfig;
+    use zeni_storage::{Limits, Store};
+
+    use super::*;
+
+    /// Longer than anything here takes that is bounded.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// Leaves no room for anything that a closed and empty sled may yet write: its flushes will fail as on a full disk.
+    fn leave_no_room(sled: &Path) {
+        for slab in std::fs::read_dir(sled.join("slabs")).unwrap() {
+            let slab = slab.unwrap().path();
+            std::fs::remove_file(&slab).unwrap();
+            symlink("/dev/full", &slab).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_ends_the_thread_with_its_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let genesis = Genesis::from_toml(include_str!("../../deploy/genesis.example.toml")).unwrap();
+        let files = DiskFiles::open(directory.path()).unwrap();
+        Store::init(&files, &genesis.id()).unwrap();
+        let syncer = Store::open(files.clone(), &genesis, Limits::default()).unwrap().0.syncer();
+        let (index, proofs) = (directory.path().join("index"), directory.path().join("proofs.log"));
+        let index = Arc::new(Index::open(&index, genesis.block_id(), IndexConfig::default()).unwrap().index);
+        let proof_log = Arc::new(ProofLog::open(&proofs, &genesis.id()).unwrap());
+        let overlay = directory.path().join("checkpoint");
+        drop(SledOverlay::open(&overlay).unwrap());
+        leave_no_room(&overlay);
+        let overlay = SledOverlay::open(&overlay).unwrap();
+        let (checkpoint, _) = Checkpoint::open(files, overlay, &genesis).map_err(|(error, _)| error).unwrap();
+        let keeper = Keeper::start(index, proof_log, syncer, checkpoint).unwrap();
+        let accounts = vec![Account::new(AccountId([1; 32]))];
+        let step = CheckpointDelta { from: genesis.block_id(), to: BlockId([1; 32]), height: 1, accounts };
+        assert!(keeper.checkpoint(step));
+        let start = Instant::now();
+        while !keeper.has_failed() {
+            assert!(start.elapsed() < DEADLINE, "the thread neither ends nor goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let failed = keeper.stop();
+        assert!(matches!(failed, Err(KeeperError::Storage(StorageError::Io { .. }))), "{failed:?}");
+    }
+}

@@ -2,9 +2,9 @@
 //!
 //! A step that fails (the disk is full, sled reports an error) is kept and tried again at the next interval: the core
 //! already counts from where it ends, so no other step fits in its place. The checkpoint is opened anew for that, since
-//! sled refuses everything once something failed in it.
+//! sled refuses everything once something failed in it. One that sled does not even close any more (a flush failed) can
+//! be opened only by the next process: until then every try fails at once and says so, and the log grows.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -15,6 +15,10 @@ use zeni_ledger::Genesis;
 use zeni_storage::{Checkpoint, DiskFiles, Files, Overlay, SledOverlay, StorageError, Syncer};
 
 use crate::recovery::CHECKPOINT_DIRECTORY;
+
+/// Tries to open a checkpoint anew. Whoever still holds it is this process, which holds the whole data directory, and
+/// will not let go of it.
+const REOPEN_TRIES: u32 = 3;
 
 /// The checkpoint as nodes keep it.
 pub type NodeCheckpoint = Checkpoint<DiskFiles, SledOverlay>;
@@ -56,15 +60,20 @@ impl Progress {
 }
 
 impl Checkpointer {
-    /// Whether the next step may be written. If the last one failed, it is tried again instead.
+    /// Whether the next step may be written.
     pub fn is_free(&self) -> bool {
+        *self.progress.stage() == Stage::Free
+    }
+
+    /// Has the last step tried again, if it failed. Each try syncs everything and opens sled anew, so it is for once an
+    /// interval, however much waits.
+    pub fn try_again(&self) {
         let mut stage = self.progress.stage();
         if *stage == Stage::Failed {
             *stage = Stage::Writing;
             // The thread ends before this side only if it panicked; then no checkpoint is written any more.
             let _ = self.jobs.send(Job::Again);
         }
-        *stage == Stage::Free
     }
 
     /// Has a step written.
@@ -108,7 +117,11 @@ pub fn start(
 /// How a node opens its checkpoint anew.
 pub fn reopen(files: DiskFiles, genesis: Arc<Genesis>) -> Reopen<DiskFiles, SledOverlay> {
     Box::new(move || {
-        let overlay = SledOverlay::open(&files.directory().join(CHECKPOINT_DIRECTORY))?;
+        let path = files.directory().join(CHECKPOINT_DIRECTORY);
+        let overlay = SledOverlay::open_within(&path, REOPEN_TRIES).map_err(|error| match error {
+            StorageError::Locked { file, .. } => StorageError::Unclosed { file },
+            other => other,
+        })?;
         let opened = Checkpoint::open(files.clone(), overlay, &genesis);
         opened.map(|(checkpoint, _)| checkpoint).map_err(|(error, _)| error)
     })
@@ -149,7 +162,8 @@ impl<F: Files, O: Overlay> Writer<F, O> {
                 metrics::counter!("zeni_checkpoint_failures_total").increment(1);
                 let (height, advice) = (delta.height, advice(&error));
                 tracing::error!(%error, height, advice, "a checkpoint failed; it is tried again at the next interval");
-                self.close();
+                // Nothing of it is used again.
+                self.checkpoint = None;
                 self.failed = Some(delta);
                 Stage::Failed
             }
@@ -175,14 +189,6 @@ impl<F: Files, O: Overlay> Writer<F, O> {
         tracing::info!(height = delta.height, block = %delta.to, accounts = delta.accounts.len(), "checkpoint");
         Ok(())
     }
-
-    /// Nothing of it is used again, so a panic over what it still wanted to write changes nothing.
-    fn close(&mut self) {
-        let checkpoint = self.checkpoint.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(checkpoint))).is_err() {
-            tracing::warn!("the checkpoint panicked when it was closed");
-        }
-    }
 }
 
 /// What an operator can do. Payments go on meanwhile: the log is the truth, and a start replays it from the last good
@@ -193,6 +199,9 @@ fn advice(error: &StorageError) -> &'static str {
         StorageError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded) => {
             "free space on the data directory's disk"
         }
+        StorageError::Unclosed { .. } => {
+            "restart the node once its disk is in order: no checkpoint is written before, and a restart loses nothing"
+        }
         StorageError::CheckpointDamaged { .. } | StorageError::CheckpointMismatch { .. } => {
             "if it fails again, restart the node: it rebuilds the checkpoint from the log"
         }
@@ -202,6 +211,10 @@ fn advice(error: &StorageError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+    use std::time::Duration;
+
     use super::*;
     use metrics_exporter_prometheus::PrometheusBuilder;
     use zeni_ledger::{Account, AccountId, BlockId};
@@ -242,14 +255,19 @@ mod tests {
             assert!(checkpointer.is_free());
             checkpointer.write(first);
             assert!(!checkpointer.is_free());
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             assert!(jobs.try_recv().is_err(), "a second one was asked for while the first was being written");
             assert!(!checkpointer.is_free(), "the step that failed comes first");
+            assert!(jobs.try_recv().is_err(), "a look is no try");
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             files.inject(Fault::Capacity { bytes: u64::MAX });
-            assert!(!checkpointer.is_free(), "the step that failed comes first");
+            checkpointer.try_again();
             writer.work(jobs.try_recv().unwrap());
             assert!(checkpointer.is_free());
+            checkpointer.try_again();
+            assert!(jobs.try_recv().is_err(), "it did not fail");
             checkpointer.write(step(BlockId([1; 32]), 2));
             writer.work(jobs.try_recv().unwrap());
         });
@@ -271,7 +289,7 @@ mod tests {
         checkpointer.write(step(genesis.block_id(), 1));
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
-        assert!(!checkpointer.is_free(), "the step that failed comes first");
+        checkpointer.try_again();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(*checkpointer.progress.stage(), Stage::Free);
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
@@ -292,8 +310,51 @@ mod tests {
         assert_eq!(*checkpointer.progress.stage(), Stage::Failed);
         assert!(writer.checkpoint.is_none(), "sled stays open in whatever state the failure left it");
         std::fs::remove_dir(&obstacle).unwrap();
-        assert!(!checkpointer.is_free(), "the step that failed comes first");
+        checkpointer.try_again();
         writer.work(jobs.try_recv().unwrap());
         assert_eq!(writer.checkpoint.unwrap().head().unwrap(), (BlockId([1; 32]), 1));
+    }
+    /// Longer than anything here takes that is bounded.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// Leaves no room for anything that a closed and empty sled may yet write: its flushes will fail as on a full disk.
+    fn leave_no_room(sled: &Path) {
+        for slab in std::fs::read_dir(sled.join("slabs")).unwrap() {
+            let slab = slab.unwrap().path();
+            std::fs::remove_file(&slab).unwrap();
+            symlink("/dev/full", &slab).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sled_whose_flush_failed_holds_up_no_visit_and_asks_for_a_restart() {
+        let (directory, genesis) = (tempfile::tempdir().unwrap(), Arc::new(genesis()));
+        let files = DiskFiles::open(directory.path()).unwrap();
+        let syncer = syncer(&files, &genesis);
+        let open_anew = || reopen(files.clone(), Arc::clone(&genesis));
+        drop(open_anew()().unwrap());
+        leave_no_room(&directory.path().join(CHECKPOINT_DIRECTORY));
+        let checkpoint = open_anew()().unwrap();
+        let (visits, to_visit) = bounded(1);
+        let (checkpointer, thread) = start(checkpoint, open_anew(), syncer, to_visit).unwrap();
+        checkpointer.write(step(genesis.block_id(), 1));
+        let (tell, told) = bounded(1);
+        let visit: Visit = Box::new(move |checkpoint| tell.send(checkpoint.is_some()).unwrap());
+        visits.send(visit).unwrap();
+        // If the visit came first, the checkpoint was still open.
+        let mut seen = told.recv_timeout(DEADLINE).expect("a visit waits for ever");
+        if seen {
+            let (tell, told) = bounded(1);
+            let visit: Visit = Box::new(move |checkpoint| tell.send(checkpoint.is_some()).unwrap());
+            visits.send(visit).unwrap();
+            seen = told.recv_timeout(DEADLINE).expect("a visit waits for ever");
+        }
+        assert!(!seen, "a checkpoint that failed was shown");
+        let refused = open_anew()().map(drop).unwrap_err();
+        assert!(matches!(refused, StorageError::Unclosed { .. }), "{refused}");
+        assert!(advice(&refused).starts_with("restart the node"));
+        assert!(!checkpointer.is_free(), "the step that failed comes first");
+        drop(checkpointer);
+        thread.join().unwrap();
     }
 }

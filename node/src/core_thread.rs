@@ -191,7 +191,10 @@ impl CoreThread {
                 let reply = questions::answer(&self.core, &self.identity, &question);
                 turn.say.push(Say::Answer { answer, reply, admitted });
             }
-            Task::Checkpoint => self.begin_checkpoint(true)?,
+            Task::Checkpoint => {
+                self.checkpointer.try_again();
+                self.begin_checkpoint(true)?;
+            }
             Task::Stop => return Ok(Flow::Stop),
         }
         Ok(Flow::GoOn)

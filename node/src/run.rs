@@ -77,12 +77,15 @@ async fn run_until_signal(setup: Setup) -> Result<(), RunError> {
     }
 }
 
-/// A panic anywhere is a broken invariant: the process must not go on half alive.
+/// A panic anywhere is a broken invariant: the process must not go on half alive. Only sled's are caught where it is
+/// called, and cost a checkpoint that the log rebuilds; what that gives up, [`zeni_storage::is_guarded`] tells.
 fn die_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         tracing::error!("panic: {info}");
         print(info);
-        std::process::abort();
+        if !zeni_storage::is_guarded() {
+            std::process::abort();
+        }
     }));
 }

@@ -5,9 +5,12 @@
 mod kit;
 
 use std::net::TcpListener;
+use std::path::Path;
 
 use kit::process::{Process, node, scrape, text};
-use kit::{Network, OPENING_BALANCE, account, all_accepted, dial_when_up, wait_until};
+use kit::{Network, OPENING_BALANCE, account, all_accepted, dial_when_up, remove_file, wait_until};
+use zeni_ledger::AccountId;
+use zeni_storage::{Overlay, SledOverlay};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_seals_the_log_and_verify_confirms_it() {
@@ -180,4 +183,45 @@ async fn a_node_begins_anew_once_with_an_allocator_that_keeps_memory_unless_the_
         let (status, log) = process.wait().await;
         assert_eq!(status.code(), Some(0), "{log}");
     }
+}
+
+/// A checkpoint of several leaves whose books are lost but for the last leaf: sled panics when it opens that.
+fn lose_sleds_books(checkpoint: &Path) {
+    let account = |number: u32| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        (AccountId(id), vec![0])
+    };
+    let mut overlay = SledOverlay::open(checkpoint).unwrap();
+    overlay.put(&(0..3_000).map(account).collect::<Vec<_>>()).unwrap();
+    overlay.flush().unwrap();
+    drop(overlay);
+    // Opening it joined the books so far into one file; this goes into the next one.
+    let mut overlay = SledOverlay::open(checkpoint).unwrap();
+    overlay.put(&[account(u32::MAX)]).unwrap();
+    overlay.flush().unwrap();
+    drop(overlay);
+    remove_file(&checkpoint.join("metadata"), "snapshot_");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_over_which_sled_panics_is_moved_aside_and_the_node_serves() {
+    let network = Network::new(1, 2, 200);
+    let config = network.config(0, "");
+    assert!(node(&["init", "--first-start", "--config", text(&config)]).status.success());
+    let process = Process::start(&config);
+    let client = dial_when_up(&network, 0).await;
+    assert!(all_accepted(&client.submit_when_ready(vec![network.pay(0, 1, 0, 1)]).await));
+    process.signal("-TERM");
+    let (status, log) = process.wait().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    lose_sleds_books(&network.path("data0/checkpoint"));
+    let process = Process::start(&config);
+    let client = dial_when_up(&network, 0).await;
+    client.wait_for_balance(account(&network.accounts[1]), i128::from(OPENING_BALANCE) + 1).await;
+    process.signal("-TERM");
+    let (status, log) = process.wait().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("sled panicked when it was opened") && log.contains("moved aside"), "{log}");
+    assert!(network.path("data0/checkpoint.discarded").is_dir(), "{log}");
 }

@@ -27,6 +27,9 @@ pub enum StorageError {
     /// Another process uses the directory and did not let go of it in time.
     #[error("{file} is locked by another process; stop it first (waited {waited_ms} ms)")]
     Locked { file: String, waited_ms: u64 },
+    /// Closing the directory failed, so its lock stays with this process until it ends.
+    #[error("{file} did not close after a failed write, so only another process can open it again; restart this one")]
+    Unclosed { file: String },
     /// A file was written by a newer build.
     #[error("{file} has format version {found}, this build knows {known}")]
     UnknownVersion { file: String, found: u16, known: u16 },

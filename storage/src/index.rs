@@ -120,6 +120,9 @@ struct Entry {
 pub enum IndexError {
     #[error("the index in {path} is locked by another process; stop that one first")]
     Locked { path: PathBuf },
+    /// Closing it failed, so the lock stays with this process.
+    #[error("the index in {path} did not close after a failed write; restart this process")]
+    Unclosed { path: PathBuf },
     #[error("the index in {path} failed: {error}")]
     Io { path: PathBuf, error: io::Error },
     #[error("the index in {path} holds a damaged {what}; move the directory away and start again to rebuild it")]

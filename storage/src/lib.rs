@@ -14,6 +14,7 @@ mod allocator;
 mod base;
 mod checkpoint;
 mod clean_stop;
+mod closing;
 mod delta;
 mod disk;
 mod error;
@@ -23,6 +24,7 @@ mod files;
 #[cfg(test)]
 mod fixture;
 mod frame;
+mod guarded;
 mod heaviest;
 mod identity;
 pub mod index;
@@ -52,6 +54,7 @@ pub use evidence::{
 };
 pub use files::{File, Files};
 pub use frame::UNDO_RECORD_BYTES_MAX;
+pub use guarded::is_guarded;
 pub use identity::identity;
 pub use inspection::{Inspection, SegmentSummary, inspect};
 pub use memory::{CrashReport, Fault, MemoryFile, MemoryFiles};

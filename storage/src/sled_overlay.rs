@@ -2,19 +2,20 @@
 //!
 //! sled is an alpha release: it may refuse or panic over damaged files. Either way its directory is moved aside and an
 //! empty one takes its place, because the log can always rebuild it. A directory that another process still holds (one
-//! that is just stopping) is tried again for a while.
+//! that is just stopping) is tried again for a while. Every handle is closed in bounded time ([`crate::closing`]).
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use zeni_ledger::AccountId;
 
+use crate::closing::close;
 use crate::disk::{LOCK_PAUSE_MS, LOCK_TRIES_MAX};
 use crate::error::StorageError;
+use crate::guarded::{SledPanicked, guarded};
 use crate::overlay::{Head, Overlay, TakeAccount};
 
 /// Entries in one leaf.
@@ -62,10 +63,33 @@ impl SledOverlay {
     fn with<T>(&self, act: impl FnOnce(&Db) -> io::Result<T>) -> Result<T, StorageError> {
         let db = self.db.as_ref().expect("it is open but while it is reset");
         // After a panic the caller discards the database, so whatever state it is in is not used.
-        match catch_unwind(AssertUnwindSafe(|| act(db))) {
+        match guarded(|| act(db)) {
             Ok(done) => done.map_err(|error| classify(&self.path, error)),
-            Err(_) => Err(StorageError::CheckpointDamaged { what: "sled panicked".into() }),
+            Err(SledPanicked) => Err(StorageError::CheckpointDamaged { what: "sled panicked".into() }),
         }
+    }
+
+    fn show(&self, entries: &mut sled::Iter<FANOUT>, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
+        while let Some((key, content)) = self.with(|_| entries.next().transpose())? {
+            match <[u8; 32]>::try_from(key.as_ref()) {
+                Ok(id) => take(AccountId(id), &content)?,
+                Err(_) if key.as_ref() == HEAD_KEY => {}
+                Err(_) => return Err(StorageError::CheckpointDamaged { what: "a key of no account".into() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Some(db) = self.db.take() {
+            close(&self.path, db);
+        }
+    }
+}
+
+impl Drop for SledOverlay {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -74,12 +98,12 @@ fn try_open(path: &Path, tries: u32) -> Result<Db, StorageError> {
     let mut tried = 0;
     loop {
         tried += 1;
-        // Only the values that the closure creates are lost if it panics.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open::<FANOUT>()));
-        let error = match opened {
+        let error = match guarded(|| config.open::<FANOUT>()) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) => error,
-            Err(_) => return Err(StorageError::CheckpointDamaged { what: "sled panicked when it was opened".into() }),
+            Err(SledPanicked) => {
+                return Err(StorageError::CheckpointDamaged { what: "sled panicked when it was opened".into() });
+            }
         };
         match error.kind() {
             ErrorKind::WouldBlock if tried < tries => thread::sleep(Duration::from_millis(LOCK_PAUSE_MS)),
@@ -121,14 +145,10 @@ impl Overlay for SledOverlay {
 
     fn each(&self, take: &mut TakeAccount<'_>) -> Result<(), StorageError> {
         let mut entries = self.with(|db| Ok(db.iter()))?;
-        while let Some((key, content)) = self.with(|_| entries.next().transpose())? {
-            match <[u8; 32]>::try_from(key.as_ref()) {
-                Ok(id) => take(AccountId(id), &content)?,
-                Err(_) if key.as_ref() == HEAD_KEY => {}
-                Err(_) => return Err(StorageError::CheckpointDamaged { what: "a key of no account".into() }),
-            }
-        }
-        Ok(())
+        let shown = self.show(&mut entries, take);
+        // They hold a handle of their own.
+        close(&self.path, entries);
+        shown
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
@@ -141,11 +161,8 @@ impl Overlay for SledOverlay {
 
     /// The directory is kept as `NAME.discarded`, in place of the one discarded before it.
     fn reset(&mut self) -> Result<(), StorageError> {
-        let db = self.db.take();
-        // Dropping flushes; over damaged files that may panic, and nothing of it is wanted.
-        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
-            tracing::warn!(path = %self.path.display(), "sled panicked when it was closed");
-        }
+        // One that does not close keeps its lock, which goes aside with its directory.
+        self.close();
         let aside = self.path.with_extension("discarded");
         let shown = self.path.display().to_string();
         match fs::remove_dir_all(&aside) {

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use zeni_ledger::Block;
 
 use super::*;
+use crate::closing::tests::{in_time, leave_no_room};
 use crate::disk::DiskFiles;
 use crate::fixture::{World, blocks};
 use crate::memory::{Fault, MemoryFiles};
@@ -217,6 +218,50 @@ fn a_locked_sled_is_tried_again_for_a_while() {
         let second = waiting.join().unwrap().unwrap();
         assert_eq!(second.moved_aside(), None, "a locked directory is not a corrupt one");
     });
+}
+
+/// A sled of which a flush failed as on a full disk.
+fn that_failed(path: &Path) -> SledOverlay {
+    drop(SledOverlay::open(path).unwrap());
+    leave_no_room(path);
+    let mut overlay = SledOverlay::open(path).unwrap();
+    overlay.put(&[(AccountId([1; 32]), vec![1])]).unwrap();
+    let failed = overlay.flush();
+    let full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
+    assert!(matches!(&failed, Err(StorageError::Io { source, .. }) if full(source)), "{failed:?}");
+    overlay
+}
+
+#[test]
+fn a_sled_whose_flush_failed_is_let_go_in_time_though_it_keeps_its_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkpoint");
+    let overlay = that_failed(&path);
+    in_time(|| drop(overlay));
+    let refused = SledOverlay::open_within(&path, 1);
+    assert!(matches!(refused, Err(StorageError::Locked { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_sled_whose_flush_failed_is_moved_aside_in_time_and_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("checkpoint");
+    let mut overlay = that_failed(&path);
+    let mut overlay = in_time(|| {
+        overlay.reset().unwrap();
+        overlay
+    });
+    assert!(overlay.moved_aside().is_some_and(Path::is_dir));
+    let mut count = 0;
+    overlay.put(&[(AccountId([2; 32]), vec![2])]).unwrap();
+    overlay.flush().unwrap();
+    drop(overlay);
+    let counted = SledOverlay::open_within(&path, 1).unwrap().each(&mut |id, content| {
+        count += 1;
+        assert_eq!((id, content), (AccountId([2; 32]), &[2][..]));
+        Ok(())
+    });
+    assert_eq!((counted.is_ok(), count), (true, 1));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::tree::GENERATION_PAYMENTS;
 use super::*;
+use crate::closing::tests::{in_time, leave_no_room};
 
 const CONFIG: IndexConfig = IndexConfig { depth: 2, memory_payments_max: 1_000, cache_bytes: 1 << 20 };
 const GENESIS: BlockId = BlockId([0xee; 32]);
@@ -318,4 +319,20 @@ fn damage_every_file(path: &Path) {
             std::fs::write(entry.path(), bytes).unwrap();
         }
     }
+}
+
+#[test]
+fn an_index_whose_write_failed_says_so_and_is_let_go_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    drop(open(&path));
+    leave_no_room(&path);
+    let index = open(&path);
+    (1..=4).for_each(|height| index.apply(block(height, 0, height * 100..height * 100 + 50)).unwrap());
+    let failed = index.flush();
+    let full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+    assert!(matches!(&failed, Err(IndexError::Io { error, .. }) if full(error)), "{failed:?}");
+    // What is in memory is still told.
+    assert_eq!(height_of(&index, 100), Some(1));
+    in_time(|| drop(index));
 }

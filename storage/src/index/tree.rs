@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +10,8 @@ use zeni_ledger::encoding::{Decoder, Encoder};
 use zeni_ledger::{BlockId, Outcome, TransactionId};
 
 use super::{Fingerprint, IndexError, IndexedBlock, Location, Place};
+use crate::closing::close;
+use crate::guarded::{SledPanicked, guarded};
 
 /// Payments of one generation of keys, about.
 pub(super) const GENERATION_PAYMENTS: u64 = 1 << 21;
@@ -23,6 +24,8 @@ const LEAF_FANOUT: usize = 1_024;
 const HANDLES_MAX: usize = 64;
 /// Attempts to open a locked directory: a predecessor may still be stopping.
 const LOCK_ATTEMPTS_MAX: u32 = 50;
+/// The same after this process closed it: only this process can still hold it, and then until it ends.
+const REOPEN_ATTEMPTS_MAX: u32 = 3;
 const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// Of the marker and of every value: another one is built again from the log.
@@ -56,7 +59,7 @@ pub(super) struct Tree {
 impl Tree {
     /// Opens the tree in `path`, or begins one that stands at `genesis`.
     pub(super) fn open(path: &Path, cache_bytes: usize, genesis: BlockId) -> Result<(Self, Marker), IndexError> {
-        let db = open_db(path, cache_bytes)?;
+        let db = open_db(path, cache_bytes, LOCK_ATTEMPTS_MAX)?;
         let tree = Self { path: path.into(), cache_bytes, spare: Mutex::new(vec![db]), open: RwLock::new(()) };
         let marker = match tree.with(|db| db.get(MARKER_KEY))? {
             None if tree.with(|db| db.is_empty())? => tree.with(|db| begin(db, genesis))?,
@@ -152,7 +155,7 @@ impl Tree {
         self.with(|db| db.flush())?;
         if marker.generation != before.generation {
             let _closed = self.open.write().unwrap_or_else(PoisonError::into_inner);
-            self.spare().clear();
+            self.close();
         }
         Ok(marker)
     }
@@ -166,22 +169,55 @@ impl Tree {
         let db = {
             let mut spare = self.spare();
             if spare.is_empty() {
-                spare.push(open_db(&self.path, self.cache_bytes)?);
+                spare.push(self.reopen()?);
             }
             // One always stays, to be cloned from.
             if spare.len() > 1 { spare.swap_remove(0) } else { spare[0].clone() }
         };
-        let result = used(&db);
-        let mut spare = self.spare();
-        if spare.len() < HANDLES_MAX {
-            spare.push(db);
+        let Ok(result) = guarded(|| used(&db)) else {
+            close(&self.path, db);
+            return Err(self.damaged("database"));
+        };
+        if let Some(surplus) = self.keep(db) {
+            close(&self.path, surplus);
         }
         result.map_err(|error| IndexError::Io { path: self.path.clone(), error })
+    }
+
+    /// Keeps a spare handle, or gives it back if there are enough.
+    fn keep(&self, db: Db) -> Option<Db> {
+        let mut spare = self.spare();
+        if spare.len() >= HANDLES_MAX {
+            return Some(db);
+        }
+        spare.push(db);
+        None
+    }
+
+    fn reopen(&self) -> Result<Db, IndexError> {
+        open_db(&self.path, self.cache_bytes, REOPEN_ATTEMPTS_MAX).map_err(|error| match error {
+            IndexError::Locked { path } => IndexError::Unclosed { path },
+            other => other,
+        })
+    }
+
+    /// Closes all handles together: if one does not close, none does.
+    fn close(&self) {
+        let handles = std::mem::take(&mut *self.spare());
+        if !handles.is_empty() {
+            close(&self.path, handles);
+        }
     }
 
     // A panic elsewhere leaves the list whole: each change is one push or take.
     fn spare(&self) -> MutexGuard<'_, Vec<Db>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -321,17 +357,16 @@ fn begin(db: &Db, genesis: BlockId) -> io::Result<Marker> {
     Ok(marker)
 }
 
-fn open_db(path: &Path, cache_bytes: usize) -> Result<Db, IndexError> {
+fn open_db(path: &Path, cache_bytes: usize, attempts: u32) -> Result<Db, IndexError> {
     // Flushes are ours alone: each one ends with the marker of what it holds.
     let config = sled::Config::new().path(path).cache_capacity_bytes(cache_bytes).flush_every_ms(None);
-    for _ in 0..LOCK_ATTEMPTS_MAX {
+    for _ in 0..attempts {
         // Some damage makes sled panic while it recovers; to us that is an index to be built again, like any other.
-        let opened = panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        match opened {
+        match guarded(|| config.open()) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_RETRY),
             Ok(Err(error)) => return Err(IndexError::Io { path: path.into(), error }),
-            Err(_) => return Err(IndexError::Damaged { path: path.into(), what: "database" }),
+            Err(SledPanicked) => return Err(IndexError::Damaged { path: path.into(), what: "database" }),
         }
     }
     Err(IndexError::Locked { path: path.into() })
@@ -340,7 +375,7 @@ fn open_db(path: &Path, cache_bytes: usize) -> Result<Db, IndexError> {
 /// Makes the marker what the version before wrote.
 #[cfg(test)]
 pub(super) fn age_marker(path: &Path) {
-    let db = open_db(path, 1 << 20).expect("nobody else has it open");
+    let db = open_db(path, 1 << 20, 1).expect("nobody else has it open");
     let marker = db.get(MARKER_KEY).expect("readable").expect("written by every index");
     db.insert(MARKER_KEY, &marker[2..]).expect("writable");
     db.flush().expect("writable");
