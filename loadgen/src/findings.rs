@@ -201,6 +201,7 @@ fn overload_report(outcome: &Outcome, loads: &[BlockLoad], slots: Slots, clock: 
         calibrated_tps,
         goodput_tps,
         goodput_ratio,
+        offered_tps: offers.per_s(),
         offers,
     })
 }
