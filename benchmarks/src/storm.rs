@@ -62,6 +62,8 @@ pub(crate) struct Storm {
     pub(crate) receivers: Receivers,
     pub(crate) nodes: u16,
     pub(crate) block_interval_ms: u64,
+    /// Seconds between two checkpoints of the nodes and of the API server; their own 300 if absent.
+    pub(crate) checkpoint_s: Option<u64>,
     pub(crate) api_server: bool,
     pub(crate) target: Target,
     pub(crate) rate: Rate,
@@ -81,6 +83,7 @@ impl Storm {
             receivers: Receivers::Hot,
             nodes: 3,
             block_interval_ms: 3_000,
+            checkpoint_s: None,
             api_server: true,
             target: Target::Spread,
             rate: Rate::Full { in_flight: 16 },
@@ -113,9 +116,13 @@ impl Storm {
         if self.receivers == Receivers::Spread {
             who.push_str("receivers = \"spread\"\n");
         }
+        let checkpoint = self.checkpoint_s.map_or(String::new(), |interval_s| {
+            // Of the load generator's scenarios, which hands it on to the nodes and the API server.
+            format!("checkpoint = {{ interval_s = {interval_s} }}\n")
+        });
         let mut text = format!(
             "name = \"{}\"\nseed = 2016\naccounts = {}\n{who}target = \"{target}\"\n\n\
-             [network]\nnodes = {}\nblock_interval_ms = {}\nstate_depth = {}\napi_server = {}\n\n\
+             [network]\nnodes = {}\nblock_interval_ms = {}\nstate_depth = {}\napi_server = {}\n{checkpoint}\n\
              [[phases]]\npayments = {}\n{rate}\n\n\
              [audit]\nverify = {}\n\n\
              [timeouts]\nrun_s = {}\nstart_s = 900\nsettle_s = 600\nstop_s = 120\n",
@@ -391,10 +398,19 @@ mod tests {
         assert_eq!(parsed["phases"][0]["rate_per_s"].as_integer(), Some(3_086));
         assert_eq!(parsed["faults"][0]["duration_s"].as_integer(), Some(120));
         assert_eq!(parsed["audit"]["verify"].as_bool(), Some(true));
-        let few = Storm { payers: 10, payments_per_account: 6, receivers: Receivers::Spread, ..Storm::new("few", 100) };
+        assert!(parsed["network"].get("checkpoint").is_none(), "as the processes have it");
+        let checkpoint_s = Some(20);
+        let few = Storm {
+            payers: 10,
+            checkpoint_s,
+            payments_per_account: 6,
+            receivers: Receivers::Spread,
+            ..Storm::new("few", 100)
+        };
         let parsed: toml::Table = few.toml().parse().unwrap();
         assert_eq!(parsed["phases"][0]["payments"].as_integer(), Some(60));
         assert_eq!(parsed["paying_accounts"].as_integer(), Some(10));
+        assert_eq!(parsed["network"]["checkpoint"]["interval_s"].as_integer(), Some(20));
         assert_eq!(
             (parsed["payments_per_account"].as_integer(), parsed["receivers"].as_str()),
             (Some(6), Some("spread"))
