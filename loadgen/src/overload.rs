@@ -147,7 +147,7 @@ async fn offer_once(
                     Answer::Accepted | Answer::SequenceUsed => {
                         known.accepted += 1;
                         if book.accept(*index) {
-                            dispatch.with_outcome(|outcome| outcome.accepted.record(due_us, now_us));
+                            dispatch.with_outcome(|outcome| outcome.accept(due_us, now_us));
                         }
                         continue;
                     }
