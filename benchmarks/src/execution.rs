@@ -191,17 +191,8 @@ struct Done {
 
 impl Proposer {
     fn start(genesis: &Genesis, file: &[u8]) -> Result<Self, BenchError> {
-        let recovered = Recovered {
-            state: genesis.state(file)?,
-            checkpoint: genesis.block_id(),
-            checkpoint_height: 0,
-            blocks: Vec::new(),
-            batches: Vec::new(),
-            certificates: Vec::new(),
-            finality: Vec::new(),
-            votes_lost: false,
-            safety: Some(SafetyRecord::default()),
-        };
+        let safety = Some(SafetyRecord::default());
+        let recovered = Recovered { safety, ..Recovered::at_genesis(genesis, genesis.state(file)?) };
         let config = Config {
             me: ValidatorIndex(0),
             key: payments::validator_key(),

@@ -47,7 +47,7 @@ const LIMIT_QUICK: Duration = Duration::from_millis(100);
 struct Benchmark {
     name: &'static str,
     what: &'static str,
-    /// How long three rounds take on two cores, about.
+    /// How long three rounds take on two cores: guessed, or reckoned from the sizes.
     takes: &'static str,
     run: fn(&Context) -> Result<Findings, BenchError>,
 }
@@ -99,25 +99,25 @@ const ALL: [Benchmark; 15] = [
     Benchmark {
         name: "index",
         what: "the API server's index of payments: applying, flushing, bytes",
-        takes: "1 min",
+        takes: "2 min",
         run: index::run,
     },
     Benchmark {
         name: "ingress",
         what: "one node process taking signed payments over QUIC until they are on disk",
-        takes: "5 min",
+        takes: "8 min",
         run: network::ingress,
     },
     Benchmark {
         name: "api-bulk",
         what: "the same storm to the nodes and through the API server's bulk call",
-        takes: "6 min",
+        takes: "4 min",
         run: network::api_bulk,
     },
     Benchmark {
         name: "api-single",
         what: "single payments as JSON over kept HTTP connections",
-        takes: "4 min",
+        takes: "3 min",
         run: api_single::run,
     },
     Benchmark {
@@ -135,13 +135,13 @@ const ALL: [Benchmark; 15] = [
     Benchmark {
         name: "postgresql",
         what: "PostgreSQL, its best of 1 to 64 clients, beside a storm in the same run",
-        takes: "12 min",
+        takes: "11 min",
         run: postgresql::run,
     },
     Benchmark {
         name: "growth",
         what: "CPU per payment and latency by accounts, nodes, payers, receivers and block interval (--only)",
-        takes: "2 h",
+        takes: "80 min",
         run: growth::run,
     },
 ];
@@ -220,7 +220,7 @@ fn main() -> ExitCode {
 }
 
 fn list() -> String {
-    let mut text = String::from("benchmarks (three rounds take about):\n");
+    let mut text = String::from("benchmarks (how long three rounds take on two cores is guessed, not measured):\n");
     for Benchmark { name, what, takes, .. } in &ALL {
         text.push_str(&format!("  {name:14} {takes:>6}  {what}\n"));
     }

@@ -1,4 +1,4 @@
-//! What the processes of a storm use over its course: read from /proc twice a second.
+//! What the processes of a storm use over its course: read from /proc twice a second, or as often as a benchmark wants.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::{parse_stat, threads_cpu_s};
 
-/// Between two samples.
+/// Between two samples, where a storm lasts so long that half a second at its ends is little.
 pub(crate) const PACE: Duration = Duration::from_millis(500);
 /// Samples of one storm, at most: half a day.
 const SAMPLES_MAX: usize = 100_000;

@@ -76,6 +76,23 @@ pub struct Recovered {
     pub safety: Option<SafetyRecord>,
 }
 
+impl Recovered {
+    /// What a process finds that stored nothing behind genesis, whose first state this is, and no record of what it signed.
+    pub fn at_genesis(genesis: &Genesis, state: State) -> Self {
+        Self {
+            state,
+            checkpoint: genesis.block_id(),
+            checkpoint_height: 0,
+            blocks: Vec::new(),
+            batches: Vec::new(),
+            certificates: Vec::new(),
+            finality: Vec::new(),
+            votes_lost: false,
+            safety: None,
+        }
+    }
+}
+
 /// One validator's consensus.
 #[derive(Debug)]
 pub struct Core {

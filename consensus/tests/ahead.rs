@@ -183,17 +183,7 @@ fn a_follower_executes_ahead_what_its_node_does() {
     let node = (0..NODES).find(|node| *node != proposer).unwrap();
     cluster.nodes[usize::from(node)].published.clear();
     let blocks = cluster.nodes[usize::from(node)].disk.blocks.clone();
-    let recovered = Recovered {
-        state: cluster.genesis.state(&cluster.file).unwrap(),
-        checkpoint: cluster.genesis.block_id(),
-        checkpoint_height: 0,
-        blocks: Vec::new(),
-        batches: Vec::new(),
-        certificates: Vec::new(),
-        finality: Vec::new(),
-        votes_lost: false,
-        safety: None,
-    };
+    let recovered = Recovered::at_genesis(&cluster.genesis, cluster.genesis.state(&cluster.file).unwrap());
     let mut now = cluster.now;
     let (mut follower, _) = Follower::recover(cluster.genesis.clone(), recovered, now).unwrap();
     let mut disk = Disk::default();

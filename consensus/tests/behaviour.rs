@@ -566,17 +566,8 @@ fn a_node_that_was_away_fetches_what_it_missed() {
 fn a_follower_executes_what_it_is_told_and_follows_a_reorganisation() {
     let mut cluster = Cluster::start(3);
     cluster.run_slots(3);
-    let recovered = zeni_consensus::Recovered {
-        state: cluster.genesis.state(&cluster.file).unwrap(),
-        checkpoint: cluster.genesis.block_id(),
-        checkpoint_height: 0,
-        blocks: Vec::new(),
-        batches: Vec::new(),
-        certificates: Vec::new(),
-        finality: Vec::new(),
-        votes_lost: false,
-        safety: None,
-    };
+    let state = cluster.genesis.state(&cluster.file).unwrap();
+    let recovered = zeni_consensus::Recovered::at_genesis(&cluster.genesis, state);
     let (mut follower, _) = Follower::recover(cluster.genesis.clone(), recovered, cluster.now).unwrap();
     let mut disk = cluster::Disk::default();
     cluster.cut(0, 2);

@@ -96,10 +96,20 @@ pub struct Outcome {
     pub resends: BTreeMap<&'static str, u64>,
     /// When the last payment left for the first time, in microseconds from the start.
     pub last_sent_us: u64,
+    /// When the last payment was accepted, from the same moment.
+    pub last_accepted_us: u64,
     /// The last phase, once it was sent.
     pub last_phase: Stretch,
     /// Of an overload, once it is over.
     pub offers: Option<Offers>,
+}
+
+impl Outcome {
+    /// Notes that a payment is accepted for the first time.
+    pub fn accept(&mut self, intended_us: u64, now_us: u64) {
+        self.accepted.record(intended_us, now_us);
+        self.last_accepted_us = self.last_accepted_us.max(now_us);
+    }
 }
 
 /// A stretch of the storm.
@@ -156,6 +166,7 @@ impl Dispatch {
             refusals: BTreeMap::new(),
             resends: BTreeMap::new(),
             last_sent_us: 0,
+            last_accepted_us: 0,
             last_phase: Stretch::default(),
             offers: None,
         };
@@ -277,7 +288,7 @@ impl Dispatch {
                 match settled {
                     Settled::Accepted => {
                         if self.book.accept(index) {
-                            outcome.accepted.record(chunk.intended_us(index, leaves_us), now_us);
+                            outcome.accept(chunk.intended_us(index, leaves_us), now_us);
                         }
                     }
                     Settled::Refused { code } => {

@@ -130,6 +130,7 @@ pub fn report(run: &Run, prepared: &Prepared, findings: Findings) -> Report {
             mean,
             best_block: measure::best_block_tps(&loads, slots.interval_ms),
             sent: measure::mean_tps(tally.sent, 0, all_us),
+            accepted: measure::mean_tps(tally.accepted, 0, outcome.last_accepted_us),
         },
         latency_ms: Latency {
             accepted: outcome.accepted.percentiles(),
@@ -201,6 +202,7 @@ fn overload_report(outcome: &Outcome, loads: &[BlockLoad], slots: Slots, clock: 
         calibrated_tps,
         goodput_tps,
         goodput_ratio,
+        offered_tps: offers.per_s(),
         offers,
     })
 }

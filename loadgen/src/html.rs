@@ -220,6 +220,7 @@ fn overload(report: &Report) -> String {
     let mut rows = vec![
         ("offered".to_owned(), format!("{} at {}/s", count(offers.offered), count(offers.rate_per_s.into()))),
         ("withheld, too many under way".into(), count(offers.withheld)),
+        ("rate of both".into(), rate(overload.offered_tps)),
         ("accepted".into(), count(offers.accepted)),
         ("without an answer".into(), count(offers.unanswered)),
     ];
@@ -372,9 +373,13 @@ mod tests {
         assert!(!render(&report).contains("Overload"));
         let refused = [("overloaded".to_owned(), 7_654_321)].into();
         let offers = Offers { refused, ..Offers::default() };
-        report.overload = Some(OverloadReport { goodput_ratio: Some(0.987), offers, ..OverloadReport::default() });
+        let offered_tps = Some(123_456.0);
+        report.overload =
+            Some(OverloadReport { goodput_ratio: Some(0.987), offered_tps, offers, ..OverloadReport::default() });
         let page = render(&report);
-        assert!(page.contains("refused, overloaded") && page.contains("7,654,321") && page.contains("0.987"));
+        for told in ["refused, overloaded", "7,654,321", "0.987", "123,456/s"] {
+            assert!(page.contains(told), "{told}");
+        }
     }
 
     #[test]

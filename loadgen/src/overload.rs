@@ -29,8 +29,9 @@ const LOOKED_AT_MAX: u64 = 1 << 20;
 pub struct Offers {
     /// Microseconds from the start of the storm.
     pub began_us: u64,
-    /// When the last one was offered.
+    /// When the last one was offered, or the last moment had come at which one was to be.
     pub ended_us: u64,
+    /// Wanted.
     pub rate_per_s: u32,
     pub offered: u64,
     /// Taken, now or at an earlier offer of unknown fate.
@@ -45,6 +46,20 @@ pub struct Offers {
     pub withheld: u64,
     /// Every payment was accepted before the time was over.
     pub ran_out: bool,
+}
+
+impl Offers {
+    /// Payments a second whose turn really came, those that were withheld included. Below the wanted rate if whoever offers
+    /// them has no time to: late moments pass by at once, but they take longer. `None` if no time passed.
+    pub fn per_s(&self) -> Option<f64> {
+        let span_us = self.ended_us.checked_sub(self.began_us).filter(|span_us| *span_us > 0)?;
+        Some((self.offered + self.withheld) as f64 * 1e6 / span_us as f64)
+    }
+
+    /// Something was offered now, or the last moment for it has come.
+    fn end(&mut self, now_us: u64) {
+        self.ended_us = self.ended_us.max(now_us);
+    }
 }
 
 /// Offers payments as `wanted` says at `rate_per_s`, and waits until all offers are answered or given up. Dropping the
@@ -78,10 +93,10 @@ pub async fn offer(dispatch: Arc<Dispatch>, wanted: Overload, rate_per_s: u32) -
         locked(&offers).withheld += together - taken.len() as u64;
         if !taken.is_empty() {
             let (dispatch, offers) = (Arc::clone(&dispatch), Arc::clone(&offers));
-            under_way.spawn(async move { offer_once(&dispatch, &offers, number, taken, due_us).await });
+            under_way.spawn(offer_once(dispatch, offers, number, taken, due_us));
         }
     }
-    locked(&offers).ended_us = dispatch.clock.now_us();
+    locked(&offers).end(dispatch.clock.now_us());
     while let Some(ended) = under_way.join_next().await {
         settled_or_panicked(ended)?;
     }
@@ -95,21 +110,31 @@ fn locked(offers: &Mutex<Offers>) -> std::sync::MutexGuard<'_, Offers> {
 
 /// Offers these payments, which rise, once.
 async fn offer_once(
-    dispatch: &Dispatch,
-    offers: &Mutex<Offers>,
+    dispatch: Arc<Dispatch>,
+    offers: Arc<Mutex<Offers>>,
     number: u64,
     indices: Vec<u64>,
     due_us: u64,
 ) -> Result<(), DispatchError> {
     let book = &dispatch.book;
-    let payments = read(dispatch, &indices)?;
+    // What was refused lies scattered, so this may be a thousand reads: not on the threads that keep the time.
+    let reading = {
+        let dispatch = Arc::clone(&dispatch);
+        tokio::task::spawn_blocking(move || read(&dispatch, &indices).map(|payments| (payments, indices)))
+    };
+    let found = reading.await.map_err(|error| DispatchError::Abort(format!("reading ended unexpectedly: {error}")))?;
+    let (payments, indices) = found?;
     indices.iter().for_each(|index| book.send(*index, Tick::from_us(due_us)));
     let count = indices.len() as u64;
-    locked(offers).offered += count;
+    {
+        let mut known = locked(&offers);
+        known.offered += count;
+        known.end(dispatch.clock.now_us());
+    }
     let gate = dispatch.router.choose(number, None, |gate| dispatch.gates[gate].is_up(), dispatch.clock.now_us());
     let submitted = dispatch.gates[gate].submit(payments, dispatch.submit_timeout).await;
     let now_us = dispatch.clock.now_us();
-    let mut known = locked(offers);
+    let mut known = locked(&offers);
     match submitted {
         Ok(answers) if answers.len() != indices.len() => {
             return Err(DispatchError::Abort(format!("{} answers to {count} payments", answers.len())));
@@ -122,7 +147,7 @@ async fn offer_once(
                     Answer::Accepted | Answer::SequenceUsed => {
                         known.accepted += 1;
                         if book.accept(*index) {
-                            dispatch.with_outcome(|outcome| outcome.accepted.record(due_us, now_us));
+                            dispatch.with_outcome(|outcome| outcome.accept(due_us, now_us));
                         }
                         continue;
                     }
@@ -208,6 +233,15 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_what_was_due_in_the_time_that_it_took() {
+        let offers =
+            Offers { began_us: 2_000_000, ended_us: 6_000_000, offered: 300, withheld: 100, ..Offers::default() };
+        assert_eq!(offers.per_s(), Some(100.0));
+        assert_eq!(Offers { ended_us: 10_000_000, ..offers.clone() }.per_s(), Some(50.0), "twice the time");
+        assert_eq!(Offers { ended_us: 2_000_000, ..offers }.per_s(), None);
+    }
 
     #[test]
     fn all_are_offered_before_any_is_offered_again_and_those_under_way_or_settled_are_left_out() {

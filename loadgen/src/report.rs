@@ -130,6 +130,9 @@ pub struct Throughput {
     pub best_block: Option<f64>,
     /// Payments that left ÷ the time in which they did.
     pub sent: Option<f64>,
+    /// Payments that were accepted ÷ (first intended send → the last one of them was).
+    #[serde(default)]
+    pub accepted: Option<f64>,
 }
 
 /// Milliseconds from the beginning of a block's slot until it was final, over the blocks that list payments of the storm.
@@ -476,10 +479,11 @@ impl Report {
                 self.expected_balance
             ),
             format!(
-                "  throughput mean {}, best block {}, sent {}",
+                "  throughput mean {}, best block {}, sent {}, accepted {}",
                 per_s(self.throughput_tps.mean),
                 per_s(self.throughput_tps.best_block),
-                per_s(self.throughput_tps.sent)
+                per_s(self.throughput_tps.sent),
+                per_s(self.throughput_tps.accepted)
             ),
             format!("  accepted {}", ms(self.latency_ms.accepted)),
             format!("  included {}", ms(self.latency_ms.included)),
@@ -575,7 +579,7 @@ mod tests {
         }
         let nested = [
             ("/double_spends", "made unresolved"),
-            ("/throughput_tps", "mean best_block"),
+            ("/throughput_tps", "mean best_block sent accepted"),
             ("/latency_ms", "accepted included final"),
             ("/latency_ms/accepted", "p50 p90 p99 p999 max"),
             ("/latency_ms/final", "p50 p90 p99 p999 max"),

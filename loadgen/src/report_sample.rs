@@ -68,7 +68,12 @@ pub(crate) fn sample() -> Report {
         final_unknown: 0,
         block_final_ms: Some(BlockFinal { p50: 3_150, p99: 3_400, max: 3_400, blocks: 16 }),
         double_spends: DoubleSpends::default(),
-        throughput_tps: Throughput { mean: Some(1_990.0), best_block: Some(2_010.0), sent: Some(2_000.0) },
+        throughput_tps: Throughput {
+            mean: Some(1_990.0),
+            best_block: Some(2_010.0),
+            sent: Some(2_000.0),
+            accepted: Some(1_999.0),
+        },
         latency_ms: Latency { accepted: percentiles, included: percentiles, finals: later },
         receiver_balance: Some("5000050000".into()),
         expected_balance: "5000050000".into(),

@@ -42,6 +42,8 @@ use zeni_transport::{Class, CloseCode, Connection, Endpoint, TransportConfig};
 
 /// Far more than any of these tests should take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Until a submission goes to another node.
+const SUBMIT_TIMEOUT: Duration = Duration::from_millis(300);
 const ACCOUNTS: u64 = 3_000;
 
 fn prepared(root: &std::path::Path) -> Prepared {
@@ -124,7 +126,7 @@ async fn dispatch_to(prepared: &Prepared, nodes: &[&Node]) -> (Arc<Dispatch>, Jo
     let gates: Vec<Gate> = links.into_iter().map(Gate::Node).collect();
     let router = Router::new(Preference::One(0), gates.len());
     let clock = StormClock::starting_in(Duration::ZERO);
-    (Dispatch::new(book, file, gates, router, clock, Duration::from_millis(300), 1_000_000), keepers)
+    (Dispatch::new(book, file, gates, router, clock, SUBMIT_TIMEOUT, 1_000_000), keepers)
 }
 
 /// All prepared payments at full speed.
@@ -257,6 +259,9 @@ async fn what_a_silent_node_leaves_open_goes_to_another() {
     assert_eq!(dispatch.book.tally().accepted, ACCOUNTS);
     assert!(silent.heard.load(Relaxed) >= 1 && good.heard.load(Relaxed) >= 3);
     assert!(dispatch.with_outcome(|outcome| outcome.resends["timeout"]) >= 1);
+    let (sent_us, accepted_us) = dispatch.with_outcome(|outcome| (outcome.last_sent_us, outcome.last_accepted_us));
+    let waited = accepted_us >= SUBMIT_TIMEOUT.as_micros() as u64;
+    assert!(waited && accepted_us >= sent_us, "the last was accepted at {accepted_us} µs, sent at {sent_us} µs");
 }
 
 #[tokio::test]
