@@ -70,11 +70,11 @@ pub fn load_genesis(path: &Path) -> Result<Genesis, LedgerError> {
     Genesis::from_toml(&text).map_err(|error| LedgerError::Genesis { path: path.into(), error })
 }
 
-/// Builds the first state from the account file that stands beside the genesis file.
+/// Builds the first state from the account file that stands beside the genesis file. Its root is not computed yet.
 pub fn genesis_state(genesis: &Genesis, genesis_path: &Path) -> Result<State, LedgerError> {
     let path = genesis_path.parent().unwrap_or(Path::new(".")).join(&genesis.accounts_file);
     let bytes = std::fs::read(&path).map_err(|error| LedgerError::Read { path: path.clone(), error })?;
-    genesis.state(&bytes).map_err(|error| LedgerError::Genesis { path, error })
+    genesis.unhashed_state(&bytes).map_err(|error| LedgerError::Genesis { path, error })
 }
 
 /// Opens the data directory, which is made if it is not there, and rebuilds the follower.

@@ -292,28 +292,40 @@ impl Genesis {
 
     /// Builds the first state from the bytes of the account file, which must be those that genesis names.
     pub fn state(&self, account_file: &[u8]) -> Result<State, GenesisError> {
+        let mut state = self.unhashed_state(account_file)?;
+        state.commit();
+        Ok(state)
+    }
+
+    /// As [`Self::state`], for whoever changes accounts before it asks for the root: that comes with the next
+    /// [`State::commit`].
+    pub fn unhashed_state(&self, account_file: &[u8]) -> Result<State, GenesisError> {
         let found = accounts_digest(account_file);
         if found != self.accounts_digest {
             let hex = |bytes: [u8; 32]| GenesisId(bytes).to_string();
             return Err(GenesisError::OtherAccounts { found: hex(found), expected: hex(self.accounts_digest) });
         }
-        let records = account_records(account_file)?;
+        let records = records_of(account_file)?;
         if records.len() as u64 != self.accounts {
             return Err(field("accounts.count", self.accounts, format!("the account file holds {}", records.len())));
         }
-        let mut state = State::new(self.state_depth);
         let mut issued: BTreeMap<TokenId, i128> = BTreeMap::new();
-        for (id, token, amount) in records {
+        for (id, token, amount) in records.iter().map(read_record) {
             if !self.rules.tokens.contains_key(&token) {
                 return Err(GenesisError::UnknownToken { id, token });
             }
             *issued.entry(token).or_default() += i128::from(amount.0);
+        }
+        let id = |number: usize| read_record(&records[number]).0;
+        let account = |number: usize| {
+            let (id, token, amount) = read_record(&records[number]);
             let mut account = Account::new(id);
             assert!(account.set_balance(token, Balance::new(amount.0.into())), "a new account holds one token");
-            state.open(account).map_err(|error| GenesisError::Open { id, error })?;
-        }
+            account
+        };
+        let built = State::of_accounts(self.state_depth, records.len(), id, account);
+        let mut state = built.map_err(|(id, error)| GenesisError::Open { id, error })?;
         self.open_issuers(&mut state, &issued)?;
-        state.commit();
         Ok(state)
     }
 
@@ -365,6 +377,10 @@ pub fn account_file(records: impl ExactSizeIterator<Item = (AccountId, TokenId, 
 pub fn account_records(
     account_file: &[u8],
 ) -> Result<impl ExactSizeIterator<Item = (AccountId, TokenId, Amount)> + '_, GenesisError> {
+    Ok(records_of(account_file)?.iter().map(read_record))
+}
+
+fn records_of(account_file: &[u8]) -> Result<&[[u8; ACCOUNT_RECORD_BYTES]], GenesisError> {
     let mut decoder = Decoder::new(account_file);
     if decoder.raw(8).ok() != Some(&ACCOUNTS_MAGIC[..]) {
         return Err(GenesisError::NotAnAccountFile);
@@ -375,10 +391,12 @@ pub fn account_records(
         let found = account_file.len() as u64;
         return Err(DecodeError::Invalid { what: "length of the account file", found }.into());
     }
-    Ok(records.iter().map(|record| {
-        let mut decoder = Decoder::new(record);
-        let id = AccountId(decoder.array().expect("44 bytes hold an id"));
-        let token = TokenId(decoder.u32().expect("44 bytes hold a token"));
-        (id, token, Amount(decoder.u64().expect("44 bytes hold an amount")))
-    }))
+    Ok(records)
+}
+
+fn read_record(record: &[u8; ACCOUNT_RECORD_BYTES]) -> (AccountId, TokenId, Amount) {
+    let mut decoder = Decoder::new(record);
+    let id = AccountId(decoder.array().expect("44 bytes hold an id"));
+    let token = TokenId(decoder.u32().expect("44 bytes hold a token"));
+    (id, token, Amount(decoder.u64().expect("44 bytes hold an amount")))
 }

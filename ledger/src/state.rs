@@ -19,6 +19,8 @@ use std::ops::Range;
 /// The least and greatest depth that genesis may choose.
 pub const DEPTH_MIN: u32 = 4;
 pub const DEPTH_MAX: u32 = 26;
+/// Accounts that are read ahead of the one that is put into its bucket.
+const READ_AHEAD: usize = 256;
 /// Entries in one bucket, at most.
 pub const BUCKET_ENTRIES_MAX: usize = 256;
 
@@ -110,6 +112,25 @@ pub fn bucket_of(key: &[u8; 32], depth: u32) -> u32 {
     head >> (32 - depth)
 }
 
+/// Numbers from 0 on by rising bucket, and where each bucket's numbers end.
+fn sorted_by_bucket(buckets: &[u32], width: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut places = vec![0u32; width];
+    for bucket in buckets {
+        places[*bucket as usize] += 1;
+    }
+    let mut sum = 0;
+    for place in &mut places {
+        sum += std::mem::replace(place, sum);
+    }
+    let mut order = vec![0u32; buckets.len()];
+    for (number, bucket) in (0..).zip(buckets) {
+        let place = &mut places[*bucket as usize];
+        order[*place as usize] = number;
+        *place += 1;
+    }
+    (order, places)
+}
+
 impl State {
     /// An empty state of 2^depth buckets.
     ///
@@ -134,6 +155,58 @@ impl State {
             next_mark: 1,
             run: None,
         }
+    }
+
+    /// The state of `count` accounts in any order, each of which is told by its number: first its id, then itself. Its root
+    /// comes with the next [`Self::commit`].
+    ///
+    /// In millions of accounts each bucket is a wait for memory, so the accounts are sorted by bucket first, and each bucket
+    /// is made once.
+    ///
+    /// # Errors
+    /// An account that stands there twice, or whose bucket is full.
+    ///
+    /// # Panics
+    /// If there are 2^32 accounts or more, or the depth is out of range.
+    pub fn of_accounts(
+        depth: u32,
+        count: usize,
+        id: impl Fn(usize) -> AccountId,
+        account: impl Fn(usize) -> Account,
+    ) -> Result<Self, (AccountId, OpenError)> {
+        let count_u32 = u32::try_from(count).expect("memory holds fewer than 2^32 accounts");
+        let mut state = Self::new(depth);
+        let buckets: Vec<u32> = (0..count).map(|number| bucket_of(&account_key(&id(number)), depth)).collect();
+        let (order, ends) = sorted_by_bucket(&buckets, 1 << depth);
+        drop(buckets);
+        let (mut start, mut warm) = (0, 0);
+        let mut keys: Vec<([u8; 32], u32)> = Vec::new();
+        for (bucket, end) in ends.into_iter().enumerate() {
+            let end = end as usize;
+            if end > warm {
+                // Nobody wants the sum: it makes the processor read these without waiting for one after the other.
+                let next = &order[warm..(end + READ_AHEAD).min(count)];
+                std::hint::black_box(next.iter().map(|number| u64::from(id(*number as usize).0[0])).sum::<u64>());
+                warm += next.len();
+            }
+            keys.clear();
+            keys.extend(order[start..end].iter().map(|number| (account_key(&id(*number as usize)), *number)));
+            keys.sort_unstable();
+            let refused = |number: u32, error| Err((id(number as usize), error));
+            if let Some(pair) = keys.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                return refused(pair[1].1, OpenError::Exists);
+            }
+            if let Some((_, number)) = keys.get(BUCKET_ENTRIES_MAX) {
+                return refused(*number, OpenError::BucketFull);
+            }
+            if !keys.is_empty() {
+                state.buckets[bucket] = keys.iter().map(|(_, number)| account(*number as usize)).collect();
+                state.marked.push(bucket as u32);
+            }
+            start = end;
+        }
+        state.accounts = count_u32.into();
+        Ok(state)
     }
 
     pub fn depth(&self) -> u32 {
@@ -184,11 +257,29 @@ impl State {
     #[must_use]
     pub fn replace(&mut self, account: Account) -> bool {
         let Some(place) = self.find(&account.id()) else { return false };
+        self.put(place, account);
+        true
+    }
+
+    /// As [`Self::replace`], of many accounts, whose places are waited for together. Returns those that do not exist.
+    #[must_use]
+    pub fn replace_all(&mut self, accounts: Vec<Account>) -> Vec<Account> {
+        let places = self.find_all(accounts.iter().map(Account::id));
+        let mut absent = Vec::new();
+        for (account, place) in accounts.into_iter().zip(places) {
+            match place {
+                Some(place) => self.put(place, account),
+                None => absent.push(account),
+            }
+        }
+        absent
+    }
+
+    fn put(&mut self, place: Place, account: Account) {
         self.marked.push(place.bucket);
         *self.at_mut(place) = account;
         self.at_mut(place).mark = 0;
         self.run = None;
-        true
     }
 
     /// Begins an execution: its accounts get marks from the returned one on. Executions begun before it are over.
@@ -381,6 +472,46 @@ mod tests {
             down.open(account(99 - number, i128::from(99 - number))).unwrap();
         }
         assert_eq!(up.commit(), down.commit());
+    }
+
+    #[test]
+    fn a_state_of_many_accounts_is_that_of_opening_them_one_by_one() {
+        for (depth, count) in [(4, 0), (4, 1), (4, 1_000), (8, 1_000), (12, 1_000)] {
+            let id = |number: usize| AccountId(*blake3::hash(&number.to_le_bytes()).as_bytes());
+            let account = |number: usize| {
+                let mut account = Account::new(id(number));
+                assert!(account.set_balance(TokenId(1), Balance::new(number as i128)));
+                account
+            };
+            let mut built = State::of_accounts(depth, count, id, account).unwrap();
+            let mut opened = State::new(depth);
+            (0..count).for_each(|number| opened.open(account(number)).unwrap());
+            assert_eq!(built.commit(), opened.commit());
+            assert_eq!((built.len(), built.buckets), (opened.len(), opened.buckets));
+        }
+    }
+
+    #[test]
+    fn a_state_of_many_accounts_refuses_doubles_and_full_buckets() {
+        let numbers = [7, 3, 9, 3];
+        let id = |number: usize| AccountId([numbers[number]; 32]);
+        let refused = State::of_accounts(4, 4, id, |number| Account::new(id(number))).unwrap_err();
+        assert_eq!(refused, (AccountId([3; 32]), OpenError::Exists));
+        let id = |number: usize| AccountId(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let (_, error) = State::of_accounts(4, 16 * 300, id, |number| Account::new(id(number))).unwrap_err();
+        assert_eq!(error, OpenError::BucketFull);
+    }
+
+    #[test]
+    fn many_accounts_are_replaced_as_each_would_be_and_those_that_are_not_there_come_back() {
+        let mut one_by_one = State::new(4);
+        (0..100).for_each(|number| one_by_one.open(account(number, 1)).unwrap());
+        let mut together = one_by_one.clone();
+        let changed: Vec<Account> = (50..150).map(|number| account(number, 2)).collect();
+        let absent: Vec<Account> = (100..150).map(|number| account(number, 2)).collect();
+        assert_eq!(together.replace_all(changed.clone()), absent);
+        assert!(changed.into_iter().take(50).all(|account| one_by_one.replace(account)));
+        assert_eq!(together.commit(), one_by_one.commit());
     }
 
     #[test]

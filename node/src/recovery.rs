@@ -9,7 +9,7 @@ use zeni_storage::{
 };
 
 use crate::evidence::EvidenceKeeper;
-use crate::setup::{GenesisFileError, Setup, genesis_state};
+use crate::setup::{GenesisFileError, Setup, unhashed_genesis_state};
 
 /// The directory, within the data directory, that sled keeps the checkpoint in.
 pub const CHECKPOINT_DIRECTORY: &str = "checkpoint";
@@ -66,7 +66,7 @@ pub fn recover(setup: &Setup, boot: u64, now: Millis) -> Result<Recovery, Recove
     }
     let overlay = SledOverlay::open(&directory.join(CHECKPOINT_DIRECTORY)).map_err(explain)?;
     let first_state = || {
-        genesis_state(&setup.genesis, &setup.config.genesis)
+        unhashed_genesis_state(&setup.genesis, &setup.config.genesis)
             .map_err(|error| StorageError::GenesisState(error.to_string()))
     };
     let found = zeni_storage::recover(files.clone(), overlay, &setup.genesis, first_state, Limits::default());

@@ -79,7 +79,14 @@ pub fn read_genesis(path: &Path) -> Result<Genesis, GenesisFileError> {
 
 /// Builds the first state from the account file beside the genesis file.
 pub fn genesis_state(genesis: &Genesis, genesis_path: &Path) -> Result<State, GenesisFileError> {
+    let mut state = unhashed_genesis_state(genesis, genesis_path)?;
+    state.commit();
+    Ok(state)
+}
+
+/// As [`genesis_state`], for whoever changes accounts before it asks for the root.
+pub fn unhashed_genesis_state(genesis: &Genesis, genesis_path: &Path) -> Result<State, GenesisFileError> {
     let path = genesis_path.parent().unwrap_or(Path::new("")).join(&genesis.accounts_file);
     let bytes = fs::read(&path).map_err(|error| GenesisFileError::Read { path: path.clone(), error })?;
-    genesis.state(&bytes).map_err(|error| GenesisFileError::Refused { path, error })
+    genesis.unhashed_state(&bytes).map_err(|error| GenesisFileError::Refused { path, error })
 }

@@ -17,6 +17,8 @@ use crate::overlay::{Head, Overlay};
 
 /// Accounts that go to the overlay at once.
 const PUT_ACCOUNTS_MAX: usize = 4_096;
+/// Accounts that are laid over the genesis state at once.
+const LAID_AT_ONCE: usize = 4_096;
 /// Accounts after which the overlay is flushed, so that what it keeps in memory is bounded.
 const FLUSH_ACCOUNTS: usize = 1 << 20;
 
@@ -80,16 +82,16 @@ impl<F: Files, O: Overlay> Checkpoint<F, O> {
     /// [`StorageError::CheckpointDamaged`]; `state` is spoilt then.
     pub fn load_into(&self, state: &mut State) -> Result<(BlockId, u64), StorageError> {
         let head = self.head()?;
-        let mut accounts = 0u64;
+        let (mut accounts, mut some) = (0u64, Vec::with_capacity(LAID_AT_ONCE));
         self.overlay.each(&mut |id, content| {
-            let account = decode(id, content)?;
+            some.push(decode(id, content)?);
             accounts += 1;
-            if !state.replace(account.clone()) {
-                let damaged = |error| StorageError::CheckpointDamaged { what: format!("account {id}: {error}") };
-                state.open(account).map_err(damaged)?;
+            if some.len() < LAID_AT_ONCE {
+                return Ok(());
             }
-            Ok(())
+            lay(state, std::mem::replace(&mut some, Vec::with_capacity(LAID_AT_ONCE)))
         })?;
+        lay(state, some)?;
         if head.1 == 0 && accounts > 0 {
             return Err(StorageError::CheckpointDamaged { what: "it holds accounts but names no block".into() });
         }
@@ -181,6 +183,15 @@ impl<F: Files, O: Overlay> Checkpoint<F, O> {
         self.unsettled = false;
         Ok(())
     }
+}
+
+/// Puts accounts into the state, in place of what they were.
+fn lay(state: &mut State, accounts: Vec<Account>) -> Result<(), StorageError> {
+    state.replace_all(accounts).into_iter().try_for_each(|account| {
+        let id = account.id();
+        let damaged = |error| StorageError::CheckpointDamaged { what: format!("account {id}: {error}") };
+        state.open(account).map_err(damaged)
+    })
 }
 
 /// An account as an overlay keeps it.

@@ -87,8 +87,8 @@ pub fn recover_disk(
 /// Opens a data directory.
 ///
 /// The checkpoint is used if its state has the root in its block's header and the log holds all that the chain up to
-/// it consists of; otherwise it is discarded and the state is that of genesis. `genesis_state` builds that; it is called
-/// twice in that case.
+/// it consists of; otherwise it is discarded and the state is that of genesis. `genesis_state` builds that, and need not
+/// compute its root; it is called twice in that case.
 pub fn recover<F: Files, O: Overlay>(
     files: F,
     overlay: O,
@@ -136,6 +136,7 @@ pub fn recover<F: Files, O: Overlay>(
             tracing::warn!(%reason, "checkpoint discarded, executing from genesis");
             checkpoint.reset()?;
             state = genesis_state()?;
+            state.commit();
             start = Start::Discarded(reason);
         }
     }
