@@ -347,7 +347,8 @@ mod tests {
         fn ask(&self, height_min: u64, open: Option<&NodeCheckpoint>) -> Result<Manifest, RequestError> {
             let begun = self.snapshots.manifest(height_min);
             assert!(matches!(begun, Err(RequestError::Overloaded { .. })), "{begun:?}");
-            self.visits.try_recv().unwrap()(open);
+            let visit = self.visits.try_recv().unwrap();
+            visit(open);
             self.snapshots.manifest(height_min)
         }
 
