@@ -24,6 +24,21 @@ pub struct NodeTold {
     pub version: String,
 }
 
+/// Where this server and its nodes stand at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The node that the chain is followed from, by its place in the config.
+    pub followed: usize,
+    /// The height that the followed node told.
+    pub followed_height: u64,
+    /// The height executed here.
+    pub height: u64,
+    /// The greatest height that any node told.
+    pub best: u64,
+    /// What each node told; `None` while it does not answer.
+    pub heights: Vec<Option<u64>>,
+}
+
 /// Why the server is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
@@ -143,13 +158,14 @@ impl Progress {
         Ok(())
     }
 
-    /// A node that is more than [`LAG_MAX`] blocks ahead of the followed one and would be better to follow.
-    pub fn better_node(&self) -> Option<usize> {
+    /// Where everything stands together; `None` if no connection stands.
+    pub fn standing(&self) -> Option<Standing> {
         let inner = self.read();
-        let followed = inner.nodes.get(inner.followed?)?.told.as_ref().map_or(inner.told, |told| told.height);
-        let heights =
-            inner.nodes.iter().enumerate().filter_map(|(place, node)| Some((node.told.as_ref()?.height, place)));
-        heights.max().filter(|(height, _)| *height > followed + LAG_MAX).map(|(_, place)| place)
+        let heights: Vec<Option<u64>> =
+            inner.nodes.iter().map(|node| node.told.as_ref().map(|told| told.height)).collect();
+        let followed = inner.followed?;
+        let followed_height = heights.get(followed).copied().flatten().unwrap_or(inner.told);
+        Some(Standing { followed, followed_height, height: inner.height, best: inner.best_height(), heights })
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner> {
@@ -211,14 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn a_node_far_ahead_is_better_to_follow() {
+    fn where_everything_stands_is_told_while_a_connection_does() {
         let progress = Progress::new(3);
-        assert_eq!(progress.better_node(), None);
+        progress.saw(1, told(7));
+        progress.advance(2, 5);
+        assert_eq!(progress.standing(), None);
         progress.follow(Some(0));
-        progress.saw(0, told(5));
-        progress.saw(1, told(6));
-        assert_eq!(progress.better_node(), None);
-        progress.saw(2, told(7));
-        assert_eq!(progress.better_node(), Some(2));
+        let heights = vec![None, Some(7), None];
+        // While it answers no questions, what it told its follower counts.
+        let expected = Standing { followed: 0, followed_height: 5, height: 2, best: 7, heights };
+        assert_eq!(progress.standing(), Some(expected));
+        progress.saw(0, told(6));
+        assert_eq!(progress.standing().unwrap().followed_height, 6);
     }
 }

@@ -104,6 +104,23 @@ async fn follows_the_chain_and_goes_on_with_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_old_batches_is_left_for_one_that_has_them() {
+    let (world, dir) = (Arc::new(World::new()), tempfile::tempdir().unwrap());
+    let mut branch = Branch::new(&world);
+    paying(&world, &mut branch, 5);
+    let (_chain, seen) = watch::channel(branch.clone());
+    // The first one returned by a state snapshot. Both stand at the same height.
+    let returned = chain_node::start_without_batches(&world, 1, seen.clone());
+    let other = chain_node::start(&world, 2, seen);
+    let nodes = [returned.at.clone(), other.at.clone()];
+    let running = start(config(dir.path(), &world, &nodes, Checkpoint::default())).await;
+    reach(&running, &branch).await;
+    assert_eq!(running.api.progress.followed(), Some(1));
+    assert_eq!(balance(&client(&running), 0).await, "95");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn follows_a_reorganisation() {
     let (world, dir) = (Arc::new(World::new()), tempfile::tempdir().unwrap());
     let mut first = Branch::new(&world);

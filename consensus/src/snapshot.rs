@@ -6,6 +6,10 @@
 //! decides who is asked for which page, [`Assembly`] checks what came. Both are pure; the node asks and writes
 //! (decision 0010).
 //!
+//! A liar may name any pages beside a true certificate, so what it can cost is bounded: blocks are taken from the
+//! certified one down, each by the name that the one above it gives; accounts are genesis's; and pages must come at a
+//! pace.
+//!
 //! Canonical bytes of a manifest: version u16, certificate, pages of blocks u32, pages of accounts u32, the hash of
 //! each page. A page is as many whole records as fit into [`PAGE_BYTES_MAX`]: of a block, its length u32 and its
 //! canonical bytes; of an account, its canonical bytes. So whoever has the same blocks and accounts has the same pages.
@@ -18,13 +22,12 @@ use std::collections::BTreeMap;
 use zeni_ledger::encoding::{DecodeError, Decoder, Encoder};
 use zeni_ledger::finality::{CERTIFICATE_BYTES_MAX, CertificateError};
 use zeni_ledger::hash::hash_parts;
-use zeni_ledger::state::OpenError;
-use zeni_ledger::{AccountId, Block, BlockId, CommitCertificate, FinalBlock, StateRoot, TokenId};
+use zeni_ledger::{AccountId, Block, BlockId, CommitCertificate, FinalBlock, Genesis, StateRoot, TokenId};
 
 use crate::chain::HeaderError;
 
 pub use assembly::{Assembled, Assembly};
-pub use fetch::{Fetch, IN_FLIGHT_PER_PEER_MAX, WINDOW_PAGES};
+pub use fetch::{Fetch, IN_FLIGHT_PER_PEER_MAX, PACE_BYTES_MIN, PACE_MS, WINDOW_PAGES};
 
 /// Bytes of a page, at most. Every block and every account fits.
 pub const PAGE_BYTES_MAX: usize = 512 << 10;
@@ -43,6 +46,15 @@ pub enum Part {
     Accounts,
 }
 
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Blocks => "blocks",
+            Self::Accounts => "accounts",
+        })
+    }
+}
+
 /// One page of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageName {
@@ -53,11 +65,7 @@ pub struct PageName {
 
 impl std::fmt::Display for PageName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let part = match self.part {
-            Part::Blocks => "blocks",
-            Part::Accounts => "accounts",
-        };
-        write!(f, "page {} of the {part}", self.number)
+        write!(f, "page {} of the {}", self.number, self.part)
     }
 }
 
@@ -97,12 +105,30 @@ impl Manifest {
         hashes.get(page.number as usize)
     }
 
-    /// The page at this place, blocks first.
+    /// The page at this place in the order of taking: blocks first, from the certified one down, so that each is known
+    /// by the one above it; then accounts, up.
     fn page(&self, place: usize) -> PageName {
         match place.checked_sub(self.blocks.len()) {
-            None => PageName { part: Part::Blocks, number: place as u32 },
+            None => PageName { part: Part::Blocks, number: (self.blocks.len() - 1 - place) as u32 },
             Some(number) => PageName { part: Part::Accounts, number: number as u32 },
         }
+    }
+
+    /// That no part names more pages than there can be records.
+    fn check_pages(&self, genesis: &Genesis) -> Result<(), FalseSnapshot> {
+        if self.blocks.is_empty() {
+            return Err(FalseSnapshot::NoBlocks);
+        }
+        // Issuers need not stand among the accounts of the file; nothing opens an account later.
+        let accounts = genesis.accounts.saturating_add(genesis.rules.tokens.len() as u64);
+        for (part, found, limit) in
+            [(Part::Blocks, self.blocks.len(), self.block().height), (Part::Accounts, self.accounts.len(), accounts)]
+        {
+            if found as u64 > limit {
+                return Err(FalseSnapshot::TooManyPages { part, found: found as u64, limit });
+            }
+        }
+        Ok(())
     }
 
     /// Whether both name the same pages of the same block. Their certificates may bear the names of other validators.
@@ -187,20 +213,28 @@ pub enum FalseSnapshot {
     Certificate(#[from] CertificateError),
     #[error("it names no page of blocks")]
     NoBlocks,
+    #[error("it names {found} pages of {part}, and there are at most {limit} of these")]
+    TooManyPages { part: Part, found: u64, limit: u64 },
     #[error("{0} does not have the hash that the manifest names")]
     PageHash(PageName),
+    #[error("{0} is empty")]
+    EmptyPage(PageName),
     #[error("{page} cannot be read: {error}")]
     Undecodable { page: PageName, error: DecodeError },
+    #[error("its last block is {found} at height {height}, and the certificate is of another one")]
+    OtherBlock { found: BlockId, height: u64 },
+    #[error("what stands on height {height} names another block there")]
+    NotLinked { height: u64 },
+    #[error("there is no block at height {height}")]
+    NoBlock { height: u64 },
     #[error("the block at height {height} is refused: {error}")]
     Header { height: u64, error: HeaderError },
-    #[error("the block after height {height} does not stand on the one before it")]
-    NotLinked { height: u64 },
-    #[error("its blocks lead to {found} at height {height}, and the certificate is of another block")]
-    OtherBlock { found: BlockId, height: u64 },
     #[error("account {id} does not come after the one before it")]
     NotRising { id: AccountId },
-    #[error("account {id}: {error}")]
-    Account { id: AccountId, error: OpenError },
+    #[error("account {id} is not in genesis, and no other is ever opened")]
+    UnknownAccount { id: AccountId },
+    #[error("account {id} holds token {token}, which genesis does not define")]
+    UnknownToken { id: AccountId, token: TokenId },
     #[error("its accounts give the state root {found}, the block names {expected}")]
     WrongRoot { found: StateRoot, expected: StateRoot },
     #[error("the balances do not sum to zero: {0:?}")]

@@ -4,21 +4,27 @@
 
 mod cluster;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use cluster::{ACCOUNTS, Cluster, Disk, TOKEN, payment};
+use cluster::{ACCOUNTS, Cluster, Disk, TOKEN, payment, validator_key};
+use zeni_consensus::schedule::Schedule;
 use zeni_consensus::snapshot::{
-    Assembled, Assembly, FalseSnapshot, Fetch, IN_FLIGHT_PER_PEER_MAX, MANIFEST_BYTES_MAX, Manifest, PAGES_MAX,
-    PageName, PageWriter, Part, WINDOW_PAGES, page_hash,
+    Assembled, Assembly, FalseSnapshot, Fetch, IN_FLIGHT_PER_PEER_MAX, MANIFEST_BYTES_MAX, Manifest, PACE_BYTES_MIN,
+    PACE_MS, PAGE_BYTES_MAX, PAGES_MAX, PageName, PageWriter, Part, WINDOW_PAGES, page_hash,
 };
-use zeni_consensus::{Mode, SafetyRecord};
+use zeni_consensus::{Millis, Mode, SafetyRecord};
 use zeni_ledger::encoding::{DecodeError, Encoder};
-use zeni_ledger::{Account, Balance, Block, CommitCertificate, FinalBlock, Genesis, State, ValidatorIndex};
+use zeni_ledger::{
+    Account, AccountId, Balance, Block, BlockHeader, CommitCertificate, FinalBlock, Genesis, State, StateRoot, TokenId,
+    ValidatorIndex,
+};
 
 const ONE: ValidatorIndex = ValidatorIndex(0);
 const TWO: ValidatorIndex = ValidatorIndex(1);
 const THREE: ValidatorIndex = ValidatorIndex(2);
+/// When no time passes.
+const NOW: Millis = Millis(0);
 
 /// What a validator has at a final block.
 #[derive(Clone)]
@@ -75,17 +81,24 @@ fn source(cluster: &mut Cluster) -> Source {
 impl Source {
     /// A snapshot with a page for every block and every account, so that there are many.
     fn cut_small(&self) -> Snapshot {
+        self.cut(1)
+    }
+
+    /// A snapshot with so many records in every page.
+    fn cut(&self, records: usize) -> Snapshot {
         let mut pages = BTreeMap::new();
-        for (number, block) in self.blocks.iter().enumerate() {
+        for (number, blocks) in self.blocks.chunks(records).enumerate() {
             let mut page = PageWriter::default();
-            assert_eq!(page.block(block), None);
+            blocks.iter().for_each(|block| assert_eq!(page.block(block), None));
             pages.insert(PageName { part: Part::Blocks, number: number as u32 }, page.finish().unwrap());
         }
-        for (number, account) in self.accounts.iter().enumerate() {
-            let mut content = Encoder::default();
-            account.encode_content(&mut content);
+        for (number, accounts) in self.accounts.chunks(records).enumerate() {
             let mut page = PageWriter::default();
-            assert_eq!(page.account(&account.id(), content.as_bytes()), None);
+            for account in accounts {
+                let mut content = Encoder::default();
+                account.encode_content(&mut content);
+                assert_eq!(page.account(&account.id(), content.as_bytes()), None);
+            }
             pages.insert(PageName { part: Part::Accounts, number: number as u32 }, page.finish().unwrap());
         }
         let hashes =
@@ -125,18 +138,14 @@ fn assemble(
     let mut state = source.first_state.clone();
     while !fetch.is_complete() {
         assert!(!fetch.is_stranded(), "nobody is left");
-        for (peer, name) in fetch.questions() {
+        for (peer, name) in fetch.questions(NOW) {
             // What is false is thrown away, and asked of others.
-            let _ = fetch.page(peer, name, served[&peer].pages[&name].clone());
+            let _ = fetch.page(peer, name, served[&peer].pages[&name].clone(), NOW);
         }
         while let Some(page) = fetch.next_page() {
             match assembly.take(&page) {
                 Ok(accounts) => {
-                    for account in accounts {
-                        if !state.replace(account.clone()) {
-                            state.open(account).unwrap();
-                        }
-                    }
+                    accounts.into_iter().for_each(|account| assert!(state.replace(account)));
                 }
                 Err(error) => return Some(Err(error)),
             }
@@ -148,8 +157,11 @@ fn assemble(
 
 /// The first error that a snapshot made of `lie` ends with.
 fn refused(source: &Source, lie: &Source) -> FalseSnapshot {
+    refused_pages(source, lie.cut_small())
+}
+
+fn refused_pages(source: &Source, snapshot: Snapshot) -> FalseSnapshot {
     let mut fetch = source.fetch();
-    let snapshot = lie.cut_small();
     if let Err(error) = fetch.offer(ONE, snapshot.manifest.clone()) {
         assert_eq!(fetch.begin(), None);
         return error;
@@ -168,20 +180,20 @@ fn pages_come_from_everyone_who_has_them_within_the_bounds() {
         fetch.offer(peer, snapshot.manifest.clone()).unwrap();
     }
     fetch.begin().unwrap();
-    let first = fetch.questions();
+    let first = fetch.questions(NOW);
     for peer in [ONE, TWO, THREE] {
         assert_eq!(first.iter().filter(|(asked, _)| *asked == peer).count(), IN_FLIGHT_PER_PEER_MAX);
     }
-    assert!(fetch.questions().is_empty(), "everyone is asked for as much as may be");
+    assert!(fetch.questions(NOW).is_empty(), "everyone is asked for as much as may be");
     // The first page does not come, and all others do: no more are kept than the window holds.
     let mut open = first[1..].to_vec();
     while let Some((peer, name)) = open.pop() {
-        fetch.page(peer, name, snapshot.pages[&name].clone()).unwrap();
-        open.extend(fetch.questions());
+        fetch.page(peer, name, snapshot.pages[&name].clone(), NOW).unwrap();
+        open.extend(fetch.questions(NOW));
     }
     assert!(snapshot.manifest.pages() > WINDOW_PAGES && fetch.next_page().is_none());
     let (peer, name) = first[0];
-    fetch.page(peer, name, snapshot.pages[&name].clone()).unwrap();
+    fetch.page(peer, name, snapshot.pages[&name].clone(), NOW).unwrap();
     assert_eq!(std::iter::from_fn(|| fetch.next_page()).count(), WINDOW_PAGES);
 }
 
@@ -200,7 +212,7 @@ fn who_sends_a_false_page_is_not_asked_again_and_the_state_is_right() {
     assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
     fetch.offer(TWO, snapshot.manifest).unwrap();
     fetch.begin().unwrap();
-    assert!(fetch.questions().iter().all(|(peer, _)| *peer != TWO), "it is asked again");
+    assert!(fetch.questions(NOW).iter().all(|(peer, _)| *peer != TWO), "it is asked again");
 }
 
 #[test]
@@ -233,7 +245,8 @@ fn every_kind_of_lie_is_found() {
     assert!(matches!(forged, FalseSnapshot::Certificate(_)));
     assert_eq!(lie(&|lie| lie.blocks.clear()), FalseSnapshot::NoBlocks);
     assert!(matches!(lie(&|lie| drop(lie.blocks.pop())), FalseSnapshot::OtherBlock { .. }));
-    assert_eq!(lie(&|lie| drop(lie.blocks.remove(2))), FalseSnapshot::NotLinked { height: 2 });
+    assert_eq!(lie(&|lie| drop(lie.blocks.remove(2))), FalseSnapshot::NotLinked { height: 3 });
+    assert_eq!(lie(&|lie| drop(lie.blocks.remove(0))), FalseSnapshot::NoBlock { height: 1 });
     let unsigned = lie(&|lie| {
         let mut block = Block::clone(&lie.blocks[1]);
         block.signature.0[0] ^= 1;
@@ -244,11 +257,241 @@ fn every_kind_of_lie_is_found() {
     assert_eq!(twice, FalseSnapshot::NotRising { id: source.accounts[1].id() });
     assert!(matches!(lie(&|lie| lie.accounts.swap(4, 5)), FalseSnapshot::NotRising { .. }));
     assert!(matches!(lie(&|lie| drop(lie.accounts.remove(7))), FalseSnapshot::WrongRoot { .. }));
-    let invented = lie(&|lie| {
-        lie.accounts.push(Account::new(zeni_ledger::AccountId([0xff; 32])));
-    });
-    assert!(matches!(invented, FalseSnapshot::WrongRoot { .. }), "{invented:?}");
+    let stranger = AccountId([0xff; 32]);
+    let invented = lie(&|lie| lie.accounts.push(Account::new(stranger)));
+    assert_eq!(invented, FalseSnapshot::UnknownAccount { id: stranger });
+    let money = lie(&|lie| assert!(lie.accounts[3].set_balance(TokenId(77), Balance::new(1))));
+    assert_eq!(money, FalseSnapshot::UnknownToken { id: source.accounts[3].id(), token: TokenId(77) });
+    let mut empty = source.cut_small();
+    let page = PageName { part: Part::Accounts, number: 2 };
+    empty.manifest.accounts[2] = page_hash(&[]);
+    empty.pages.insert(page, Vec::new());
+    assert_eq!(refused_pages(&source, empty), FalseSnapshot::EmptyPage(page));
     assert!(matches!(refused(&source, &source.enriched()), FalseSnapshot::WrongRoot { .. }));
+}
+
+/// What a liar offers first is refused for this reason, and what `source` has is taken after it.
+fn refused_and_then_returned(source: &Source, lie: Snapshot) -> FalseSnapshot {
+    let truth = source.cut_small();
+    let served = BTreeMap::from([(ONE, lie.clone()), (THREE, lie), (TWO, truth)]);
+    let mut fetch = source.fetch();
+    for (peer, snapshot) in &served {
+        fetch.offer(*peer, snapshot.manifest.clone()).unwrap();
+    }
+    // Of equal height, what most peers have goes first.
+    let error = assemble(source, &mut fetch, &served).unwrap().unwrap_err();
+    assert_eq!(fetch.refute(), [ONE, THREE]);
+    let (assembled, state) = assemble(source, &mut fetch, &served).unwrap().unwrap();
+    assert_eq!(assembled.blocks, source.blocks);
+    assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
+    error
+}
+
+/// How many pages of a lie are taken until it is found.
+fn pages_until_refused(source: &Source, lie: &Snapshot) -> usize {
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, lie.manifest.clone()).unwrap();
+    let mut assembly = source.assembly(fetch.begin().unwrap());
+    for taken in 1.. {
+        for (peer, name) in fetch.questions(NOW) {
+            fetch.page(peer, name, lie.pages[&name].clone(), NOW).unwrap();
+        }
+        if assembly.take(&fetch.next_page().unwrap()).is_err() {
+            return taken;
+        }
+    }
+    unreachable!("it is a lie")
+}
+
+#[test]
+fn blocks_that_a_liar_signed_itself_are_refused_at_the_first_one() {
+    let (_, source) = paid();
+    let (id, schedule) = (source.genesis.id(), Schedule::new(&source.genesis));
+    // Each is in form, has the rank that it says, and stands on the one before it.
+    let signed_on = |below: &Block| {
+        let slot = below.header.slot + 1;
+        let (parent, height, rank) = (below.id(&id), below.header.height + 1, schedule.rank(slot, ONE).unwrap());
+        let state_root = StateRoot([7; 32]);
+        let header = BlockHeader { proposer: ONE, rank, slot, height, parent, state_root, ..below.header };
+        Arc::new(Block::sign(header, below.digests.clone(), &validator_key(ONE.0), &id))
+    };
+    let mut beyond = source.clone();
+    (0..40).for_each(|_| beyond.blocks.push(signed_on(&beyond.blocks[beyond.blocks.len() - 1])));
+    let last = beyond.blocks.last().unwrap();
+    let found = FalseSnapshot::OtherBlock { found: last.id(&id), height: last.header.height };
+    let lie = beyond.cut(8);
+    assert_eq!((pages_until_refused(&source, &lie), refused_and_then_returned(&source, lie)), (1, found));
+    // A branch of its own below the certified block comes no further.
+    let mut beside = source.clone();
+    let place = beside.blocks.len() - 2;
+    beside.blocks[place] = signed_on(&beside.blocks[place - 1]);
+    let (lie, found) = (beside.cut_small(), FalseSnapshot::NotLinked { height: place as u64 + 1 });
+    assert_eq!((pages_until_refused(&source, &lie), refused_and_then_returned(&source, lie)), (2, found));
+}
+
+#[test]
+fn accounts_that_genesis_has_not_are_refused_at_the_first_one() {
+    let (_, source) = paid();
+    let mut many = source.clone();
+    let invented = |number: u64| {
+        let mut id = [0; 32];
+        id[24..].copy_from_slice(&number.to_be_bytes());
+        AccountId(id)
+    };
+    many.accounts.splice(0..0, (0..2_000).map(|number| Account::new(invented(number))));
+    let lie = many.cut(128);
+    let taken = lie.manifest.blocks.len() + 1;
+    let found = FalseSnapshot::UnknownAccount { id: invented(0) };
+    assert_eq!((pages_until_refused(&source, &lie), refused_and_then_returned(&source, lie)), (taken, found));
+}
+
+#[test]
+fn who_names_more_pages_than_there_are_records_is_refused_at_once() {
+    let (_, source) = paid();
+    let (truth, height) = (source.cut_small().manifest, source.certificate.block.height);
+    let most = u64::from(ACCOUNTS) + 1;
+    let lies = [
+        (Part::Blocks, height, Manifest { blocks: vec![[1; 32]; height as usize + 1], ..truth.clone() }),
+        (Part::Accounts, most, Manifest { accounts: vec![[1; 32]; most as usize + 1], ..truth.clone() }),
+    ];
+    for (part, limit, manifest) in lies {
+        let mut fetch = source.fetch();
+        let refused = FalseSnapshot::TooManyPages { part, found: limit + 1, limit };
+        assert_eq!(fetch.offer(ONE, manifest), Err(refused));
+        fetch.offer(ONE, truth.clone()).unwrap();
+        assert_eq!(fetch.begin(), None, "a liar is asked again");
+        fetch.offer(TWO, truth.clone()).unwrap();
+        assert_eq!(fetch.begin(), Some(truth.clone()));
+    }
+}
+
+/// How many full pages come from the only peer, which takes so long for each, before it is left. `None` if all do.
+fn pages_until_left(source: &Source, certificate: &CommitCertificate, page_ms: u64) -> Option<u64> {
+    let page = vec![7; PAGE_BYTES_MAX];
+    let blocks = vec![page_hash(&page); certificate.block.height as usize];
+    let manifest = Manifest { certificate: certificate.clone(), blocks, accounts: Vec::new() };
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, manifest).unwrap();
+    fetch.begin().unwrap();
+    let (mut now, mut came, mut open) = (NOW, 0, VecDeque::new());
+    while !fetch.is_complete() {
+        open.extend(fetch.questions(now));
+        let (peer, name) = open.pop_front().unwrap();
+        now = now + page_ms;
+        fetch.page(peer, name, page.clone(), now).unwrap();
+        came += 1;
+        assert!(fetch.next_page().is_some());
+        if fetch.leave_slow(now) == [ONE] {
+            assert!(fetch.questions(now).is_empty() && fetch.is_stranded());
+            return Some(came);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_slow_link_keeps_its_pace_and_a_slower_peer_is_left() {
+    let (mut cluster, source) = paid();
+    cluster.run_slots(200);
+    let certificate = cluster.nodes[0].disk.certificates.last().unwrap();
+    let page_ms = |bytes_per_s: u64| PAGE_BYTES_MAX as u64 * 1_000 / bytes_per_s;
+    assert!(certificate.block.height * page_ms(1_000_000) > PACE_MS, "there are pages enough to tell");
+    assert_eq!(pages_until_left(&source, certificate, page_ms(1_000_000)), None, "one megabyte a second");
+    assert_eq!(pages_until_left(&source, certificate, page_ms(500_000)), None, "even half of it");
+    let slow = page_ms(PACE_BYTES_MIN * 1_000 / PACE_MS / 2);
+    assert_eq!(pages_until_left(&source, certificate, slow), Some(PACE_MS / slow));
+}
+
+#[test]
+fn who_drips_pages_is_left_and_another_one_asked() {
+    let (_, source) = paid();
+    let truth = source.cut_small();
+    // Alone with its false snapshot, it is left; the honest one is next.
+    let lie = source.enriched().cut_small();
+    let mut fetch = source.fetch();
+    for (peer, snapshot) in [(ONE, &lie), (THREE, &lie), (TWO, &truth)] {
+        fetch.offer(peer, snapshot.manifest.clone()).unwrap();
+    }
+    assert_eq!(fetch.begin().unwrap(), lie.manifest);
+    let mut now = NOW;
+    while !fetch.is_stranded() {
+        // Every question is answered, one in 20 seconds: none is open for long.
+        for (peer, name) in fetch.questions(now) {
+            fetch.page(peer, name, lie.pages[&name].clone(), now + 20_000).unwrap();
+        }
+        while fetch.next_page().is_some() {}
+        now = now + 20_000;
+        assert!(now <= NOW + PACE_MS, "{now:?}");
+        let left = fetch.leave_slow(now);
+        assert_eq!(left.is_empty(), now < NOW + PACE_MS);
+    }
+    let (_, state) = assemble(&source, &mut fetch, &BTreeMap::from([(TWO, truth)])).unwrap().unwrap();
+    assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
+    fetch.give_up();
+    [ONE, THREE].iter().for_each(|peer| fetch.offer(*peer, lie.manifest.clone()).unwrap());
+    assert_eq!(fetch.begin(), None, "who was slow is asked again");
+}
+
+#[test]
+fn who_drips_pages_that_others_have_too_is_left_and_they_are_not() {
+    let (_, source) = paid();
+    let truth = source.cut_small();
+    let mut fetch = source.fetch();
+    for peer in [ONE, TWO] {
+        fetch.offer(peer, truth.manifest.clone()).unwrap();
+    }
+    fetch.begin().unwrap();
+    let honest = |fetch: &mut Fetch, now: Millis| {
+        let mut open = fetch.questions(now);
+        while let Some((peer, name)) = open.pop() {
+            if peer == TWO {
+                fetch.page(peer, name, truth.pages[&name].clone(), now).unwrap();
+                open.extend(fetch.questions(now));
+            }
+        }
+    };
+    honest(&mut fetch, NOW);
+    // The first page is the silent one's: the window stands, and the honest one is asked for nothing.
+    assert_eq!((fetch.next_page(), fetch.is_complete()), (None, false));
+    assert!(fetch.leave_slow(NOW + (PACE_MS - 1)).is_empty());
+    let now = NOW + PACE_MS;
+    assert_eq!(fetch.leave_slow(now), [ONE]);
+    while !fetch.is_complete() {
+        honest(&mut fetch, now);
+        assert!(fetch.next_page().is_some() && fetch.leave_slow(now).is_empty());
+    }
+}
+
+#[test]
+fn time_in_which_nothing_is_asked_does_not_count_against_a_peer() {
+    let (_, source) = paid();
+    let truth = source.cut_small();
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, truth.manifest.clone()).unwrap();
+    fetch.begin().unwrap();
+    let mut now = NOW;
+    while !fetch.is_complete() {
+        for (peer, name) in fetch.questions(now) {
+            fetch.page(peer, name, truth.pages[&name].clone(), now + 10).unwrap();
+        }
+        while fetch.next_page().is_some() {}
+        // The disk here is slow.
+        now = now + 2 * PACE_MS;
+        assert!(fetch.leave_slow(now).is_empty());
+    }
+}
+
+#[test]
+fn what_is_given_up_for_want_of_room_is_not_begun_again_and_discredits_nobody() {
+    let (_, source) = paid();
+    let truth = source.cut_small();
+    let mut fetch = source.fetch();
+    fetch.offer(ONE, truth.manifest.clone()).unwrap();
+    fetch.begin().unwrap();
+    fetch.give_up();
+    assert!(fetch.begin().is_none() && fetch.questions(NOW).is_empty());
+    fetch.offer(ONE, truth.manifest.clone()).unwrap();
+    assert_eq!(fetch.begin(), Some(truth.manifest));
 }
 
 #[test]
@@ -284,13 +527,13 @@ fn who_does_not_answer_is_left_out_and_another_snapshot_is_tried_when_nobody_is_
     fetch.offer(TWO, newer.manifest.clone()).unwrap();
     fetch.offer(THREE, newer.manifest.clone()).unwrap();
     assert_eq!(fetch.begin().unwrap(), newer.manifest, "the highest first");
-    let open = fetch.questions();
+    let open = fetch.questions(NOW);
     for silent in [TWO, THREE] {
         assert!(!fetch.is_stranded());
         let (peer, page) = open.iter().find(|(peer, _)| *peer == silent).unwrap();
         fetch.unanswered(*peer, *page);
     }
-    assert!(fetch.is_stranded() && fetch.questions().is_empty());
+    assert!(fetch.is_stranded() && fetch.questions(NOW).is_empty());
     let (_, state) = assemble(&source, &mut fetch, &BTreeMap::from([(ONE, older)])).unwrap().unwrap();
     assert_eq!(state.root(), source.blocks.last().unwrap().header.state_root);
 }

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use zeni_consensus::Millis;
 use zeni_consensus::snapshot::{Assembly, FalseSnapshot, Fetch, Manifest, PageName, WINDOW_PAGES};
 use zeni_ledger::{BlockId, FinalBlock, Genesis, ValidatorIndex};
 use zeni_schemas::request::{Reply, Request, RequestError, decode_reply, encode_request};
 use zeni_schemas::{Hello, Role};
 use zeni_storage::{
-    DiskFiles, Install, Limits, SafetyFile, SledOverlay, StorageError, abandon_snapshot, can_take_snapshot, identity,
-    is_unfinished,
+    DiskFiles, Files, Install, Limits, SafetyFile, SledOverlay, StorageError, abandon_snapshot, can_take_snapshot,
+    identity, is_unfinished,
 };
 use zeni_transport::{BindError, CloseCode, Connection, Endpoint, TransportConfig};
 
@@ -31,6 +32,8 @@ use crate::setup::{GenesisFileError, Setup, genesis_state};
 /// How long a peer may take to make its snapshot, and to give a page that it had no room for at first.
 const MAKING_MAX: Duration = Duration::from_secs(300);
 const PAGE_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether peers keep their pace, while no page comes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often everyone is asked, at most: a peer that was restarted has its snapshot no more, and makes another one.
 const SEARCHES_MAX: usize = 3;
 /// The pause between two dials of a peer that does not answer.
@@ -60,6 +63,14 @@ pub enum LostDiskError {
     Genesis(#[from] GenesisFileError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("the free space of the data directory cannot be told: {error}")]
+    FreeSpace { error: std::io::Error },
+    /// What was written of it is removed again.
+    #[error(
+        "there is no room for a snapshot in {path}: {free} bytes are free, {unwritten} more are to be written, and \
+         limits.disk_watermark_bytes keeps {watermark}; make room and start again"
+    )]
+    NoRoom { path: PathBuf, free: u64, unwritten: u64, watermark: u64 },
     #[error("the thread that checks a snapshot panicked")]
     Panicked,
 }
@@ -154,7 +165,7 @@ async fn search(
             Err(error) => report(peer, &error),
         }
     }
-    let mut end = Search::Nothing;
+    let (mut end, mut no_room) = (Search::Nothing, None);
     while let Some(manifest) = fetch.begin() {
         let block = manifest.block();
         tracing::info!(height = block.height, pages = manifest.pages(), "fetching a snapshot");
@@ -164,6 +175,12 @@ async fn search(
                 return Ok(Search::Found(block));
             }
             Transfer::False(error) => fetch.refute().into_iter().for_each(|peer| report(peer, &error)),
+            // Another one may be smaller; a false one may be very large.
+            Transfer::NoRoom(error) => {
+                tracing::error!(height = block.height, %error, "this snapshot is given up");
+                fetch.give_up();
+                no_room = Some(error);
+            }
             Transfer::Stranded => {
                 tracing::warn!(height = block.height, "nobody is left who serves this snapshot");
                 end = Search::Stranded;
@@ -173,7 +190,7 @@ async fn search(
             }
         }
     }
-    Ok(end)
+    no_room.map_or(Ok(end), Err)
 }
 
 fn report(peer: ValidatorIndex, error: &FalseSnapshot) {
@@ -233,6 +250,7 @@ enum Transfer {
     False(FalseSnapshot),
     /// Nobody is left who serves it.
     Stranded,
+    NoRoom(LostDiskError),
 }
 
 /// Fetches pages from everyone who offered them, and hands them in order to a thread that checks and writes them.
@@ -245,17 +263,21 @@ async fn transfer(
     let block = manifest.block().id;
     let (hand_over, pages) = mpsc::channel(WINDOW_PAGES);
     let (genesis, config) = (Arc::clone(&setup.genesis), setup.config.clone());
-    let writer = Writer { genesis, genesis_file: config.genesis, directory: config.data };
+    let watermark = config.limits.disk_watermark_bytes;
+    let writer = Writer { genesis, genesis_file: config.genesis, directory: config.data, watermark };
     let writing = tokio::task::spawn_blocking(move || writer.write(manifest, pages));
+    let start = Instant::now();
+    let now = move || Millis(start.elapsed().as_millis() as u64);
     let mut open = JoinSet::new();
     'fetching: while !fetch.is_complete() && !fetch.is_stranded() {
-        for (peer, page) in fetch.questions() {
+        for (peer, page) in fetch.questions(now()) {
             // An offer of an earlier search, whose peer was not reached again.
             let Some(connection) = connections.get(&peer).cloned() else {
                 fetch.unanswered(peer, page);
                 continue;
             };
-            open.spawn(async move { (peer, page, page_of(&connection, block, page).await) });
+            // When it came, and not when this task finds time for it: a slow disk here is no fault of the peer.
+            open.spawn(async move { (peer, page, page_of(&connection, block, page).await, now()) });
         }
         while let Some(page) = fetch.next_page() {
             // It ended before the last page: it says why.
@@ -266,23 +288,38 @@ async fn transfer(
         if fetch.is_complete() {
             break;
         }
-        let Some(answer) = open.join_next().await else { break };
-        let Ok((peer, page, answer)) = answer else { return Err(LostDiskError::Panicked) };
-        match answer {
-            Ok(records) => {
-                metrics::counter!("zeni_snapshot_pages_total", "direction" => "in").increment(1);
-                if let Err(error) = fetch.page(peer, page, records) {
-                    report(peer, &error);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%peer, %page, error, "a peer does not give its snapshot any more");
-                fetch.unanswered(peer, page);
-            }
+        let mut answer = match timeout(LOOK_EVERY, open.join_next()).await {
+            Ok(None) => break,
+            Ok(answer) => answer,
+            Err(_) => None,
+        };
+        while let Some(answered) = answer {
+            let Ok((peer, page, records, at)) = answered else { return Err(LostDiskError::Panicked) };
+            take(fetch, peer, page, records, at);
+            answer = open.try_join_next();
+        }
+        for peer in fetch.leave_slow(now()) {
+            tracing::warn!(%peer, "a peer gives its snapshot too slowly; it is not asked again");
         }
     }
     drop(hand_over);
     writing.await.map_err(|_| LostDiskError::Panicked)?
+}
+
+/// Takes one answer.
+fn take(fetch: &mut Fetch, peer: ValidatorIndex, page: PageName, records: Result<Vec<u8>, String>, at: Millis) {
+    match records {
+        Ok(records) => {
+            metrics::counter!("zeni_snapshot_pages_total", "direction" => "in").increment(1);
+            if let Err(error) = fetch.page(peer, page, records, at) {
+                report(peer, &error);
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%peer, %page, error, "a peer does not give its snapshot any more");
+            fetch.unanswered(peer, page);
+        }
+    }
 }
 
 async fn page_of(connection: &Connection, block: BlockId, page: PageName) -> Result<Vec<u8>, String> {
@@ -298,10 +335,12 @@ struct Writer {
     genesis: Arc<Genesis>,
     genesis_file: PathBuf,
     directory: PathBuf,
+    /// Bytes that are left free.
+    watermark: u64,
 }
 
 impl Writer {
-    /// A snapshot that is false or does not come whole leaves nothing behind.
+    /// A snapshot that is false, does not come whole or finds no room leaves nothing behind.
     fn write(&self, manifest: Manifest, mut pages: mpsc::Receiver<Vec<u8>>) -> Result<Transfer, LostDiskError> {
         let files = DiskFiles::open(&self.directory)?;
         if !can_take_snapshot(&files)? {
@@ -311,32 +350,47 @@ impl Writer {
         let state = genesis_state(&self.genesis, &self.genesis_file)?;
         let count = manifest.pages();
         let mut assembly = Assembly::new(Arc::clone(&self.genesis), state, manifest);
-        let mut failed = None;
-        for _ in 0..count {
-            let Some(page) = pages.blocking_recv() else {
-                failed = Some(Transfer::Stranded);
-                break;
-            };
-            match assembly.take(&page) {
-                Ok(accounts) => install.accounts(&accounts)?,
-                Err(error) => {
-                    failed = Some(Transfer::False(error));
-                    break;
-                }
+        let assembled = match self.assemble(&files, count, &mut assembly, &mut install, &mut pages)? {
+            None => assembly.finish().map_err(Transfer::False),
+            Some(failed) => Err(failed),
+        };
+        match assembled {
+            Ok(assembled) => {
+                install.finish(&assembled, &self.genesis, Limits::default())?;
+                Ok(Transfer::Done)
+            }
+            Err(failed) => {
+                drop(install);
+                abandon_snapshot(&files, &mut fresh_overlay(&self.directory)?)?;
+                Ok(failed)
             }
         }
-        let failed = match failed {
-            Some(failed) => failed,
-            None => match assembly.finish() {
-                Ok(assembled) => {
-                    install.finish(&assembled, &self.genesis, Limits::default())?;
-                    return Ok(Transfer::Done);
-                }
-                Err(error) => Transfer::False(error),
-            },
-        };
-        drop(install);
-        abandon_snapshot(&files, &mut fresh_overlay(&self.directory)?)?;
-        Ok(failed)
+    }
+
+    /// Takes every page. Says what went wrong, if anything did.
+    fn assemble(
+        &self,
+        files: &DiskFiles,
+        count: usize,
+        assembly: &mut Assembly,
+        install: &mut Install<DiskFiles, SledOverlay>,
+        pages: &mut mpsc::Receiver<Vec<u8>>,
+    ) -> Result<Option<Transfer>, LostDiskError> {
+        // Blocks are written once everything is checked.
+        let mut unwritten = 0;
+        for _ in 0..count {
+            let Some(page) = pages.blocking_recv() else { return Ok(Some(Transfer::Stranded)) };
+            match assembly.take(&page) {
+                Ok(accounts) if accounts.is_empty() => unwritten += page.len() as u64,
+                Ok(accounts) => install.accounts(&accounts)?,
+                Err(error) => return Ok(Some(Transfer::False(error))),
+            }
+            let free = files.free_bytes().map_err(|error| LostDiskError::FreeSpace { error })?;
+            let (path, watermark) = (self.directory.clone(), self.watermark);
+            if free < watermark.saturating_add(unwritten) {
+                return Ok(Some(Transfer::NoRoom(LostDiskError::NoRoom { path, free, unwritten, watermark })));
+            }
+        }
+        Ok(None)
     }
 }

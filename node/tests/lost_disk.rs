@@ -13,7 +13,7 @@ use kit::{Client, Network, OPENING_BALANCE, account, all_accepted, dial_when_up,
 use zeni_consensus::Mode;
 use zeni_consensus::snapshot::{PageName, Part};
 use zeni_ledger::{Payment, PublicKey};
-use zeni_node::lost_disk::{Returned, return_by_snapshot};
+use zeni_node::lost_disk::{LostDiskError, Returned, return_by_snapshot};
 use zeni_node::verify_data::verify_data;
 use zeni_node::{Config, Node, Setup, init};
 use zeni_schemas::request::{Reply, Request, RequestError, decode_request, encode_reply};
@@ -180,7 +180,7 @@ async fn bind_when_free(network: &Network, number: usize) -> Endpoint {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_serves_false_pages_is_passed_over_and_a_client_is_served_none() {
+async fn a_peer_that_serves_false_pages_is_passed_over_and_a_disk_without_room_is_not_filled() {
     let network = Network::new(3, ACCOUNTS, 300);
     let setup = |number: usize| Setup::of(Config::load(&config(&network, number).0).unwrap()).unwrap();
     let mut nodes = Vec::new();
@@ -204,6 +204,11 @@ async fn a_peer_that_serves_false_pages_is_passed_over_and_a_client_is_served_no
     let door = bind_when_free(&network, 1).await;
     let lying = tokio::spawn(lie(door.clone(), source));
     init::init(&setup(2), init::Past::Unknown).unwrap();
+    let mut full = setup(2);
+    full.config.limits.disk_watermark_bytes = u64::MAX;
+    let error = return_by_snapshot(&full).await.unwrap_err();
+    assert!(matches!(error, LostDiskError::NoRoom { watermark: u64::MAX, .. }), "{error}");
+    assert!(!network.path("data2").join("snapshot.unfinished").exists(), "nothing is left behind");
     assert_eq!(return_by_snapshot(&setup(2)).await.unwrap(), Returned::At(manifest.block()));
     door.close(zeni_transport::CloseCode::Shutdown).await;
     assert!(lying.await.unwrap() > 0, "the liar was asked");

@@ -16,7 +16,12 @@ use super::ledger::{Branch, VALIDATORS, World};
 
 /// Starts the node of validator `seed - 1`, serving whatever branch stands in the channel.
 pub(crate) fn start(world: &Arc<World>, seed: u8, branch: watch::Receiver<Branch>) -> FakeNode {
-    start_with_evidence(world, seed, branch, Vec::new())
+    start_with(world, seed, branch, Has::default())
+}
+
+/// As [`start`], without a single batch: a node whose base is the head.
+pub(crate) fn start_without_batches(world: &Arc<World>, seed: u8, branch: watch::Receiver<Branch>) -> FakeNode {
+    start_with(world, seed, branch, Has { batches: false, ..Has::default() })
 }
 
 /// As [`start`], and tells every follower of this evidence.
@@ -26,6 +31,23 @@ pub(crate) fn start_with_evidence(
     branch: watch::Receiver<Branch>,
     evidence: Vec<Evidence>,
 ) -> FakeNode {
+    start_with(world, seed, branch, Has { evidence, ..Has::default() })
+}
+
+/// What a node has besides its blocks.
+#[derive(Clone)]
+struct Has {
+    batches: bool,
+    evidence: Vec<Evidence>,
+}
+
+impl Default for Has {
+    fn default() -> Self {
+        Self { batches: true, evidence: Vec::new() }
+    }
+}
+
+fn start_with(world: &Arc<World>, seed: u8, branch: watch::Receiver<Branch>, has: Has) -> FakeNode {
     let (genesis, told) = (world.id, branch.clone());
     let script = move |request: &Request| match request {
         Request::Submit(payments) => {
@@ -51,11 +73,11 @@ pub(crate) fn start_with_evidence(
         Request::Account(_) | Request::Snapshot { .. } | Request::SnapshotPage { .. } => Answer::Nothing,
     };
     FakeNode::start_with(seed, world.id, script, move |connection| {
-        let (branch, evidence) = (branch.clone(), evidence.clone());
+        let (branch, has) = (branch.clone(), has.clone());
         Box::pin(async move {
             if connection.role() == Role::Follower {
                 // The follower left, or the test ended.
-                serve(&connection, seed, branch, evidence).await.ok();
+                serve(&connection, seed, branch, has).await.ok();
             }
         })
     })
@@ -65,12 +87,12 @@ async fn serve(
     connection: &Connection,
     seed: u8,
     mut branch: watch::Receiver<Branch>,
-    evidence: Vec<Evidence>,
+    has: Has,
 ) -> Result<(), FrameError> {
     let mut control = connection.open_frames(Class::Control).await?;
     let mut bulk = connection.open_frames(Class::Bulk).await?;
     tell(&mut control, seed, &branch).await?;
-    for piece in evidence {
+    for piece in has.evidence {
         control.send(encode::<VerifiedBatch>(&Message::Evidence(Box::new(piece)))).await?;
     }
     let mut questions = connection.accept_frames().await?;
@@ -85,7 +107,12 @@ async fn serve(
             question = questions.recv() => {
                 let Some(frame) = question? else { return Ok(()) };
                 let now = branch.borrow().clone();
-                answer(decode(&frame).unwrap(), &now, &mut control, &mut bulk).await?;
+                match decode(&frame).unwrap() {
+                    Message::FetchBatches(digests) if !has.batches => {
+                        control.send(encode::<VerifiedBatch>(&Message::Missing(digests))).await?;
+                    }
+                    question => answer(question, &now, &mut control, &mut bulk).await?,
+                }
             }
         }
     }

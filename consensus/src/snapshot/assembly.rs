@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use zeni_ledger::encoding::{DecodeError, Decoder};
-use zeni_ledger::{Account, AccountId, Block, BlockId, CommitCertificate, Genesis, GenesisId, State};
+use zeni_ledger::{Account, AccountId, Block, CommitCertificate, FinalBlock, Genesis, GenesisId, State};
 
 use super::{FalseSnapshot, Manifest, PageName, Part};
 use crate::chain::check_header;
@@ -16,10 +16,10 @@ pub struct Assembly {
     genesis_id: GenesisId,
     schedule: Schedule,
     manifest: Manifest,
-    /// Every block from height 1.
+    /// Every block from the certified one down, as far as they came.
     blocks: Vec<Arc<Block>>,
-    /// Of the last block.
-    head: BlockId,
+    /// Which block comes next: the certified one, then the parent of the one before. A block is true if it is this one.
+    next: FinalBlock,
     state: State,
     last_account: Option<AccountId>,
     taken: usize,
@@ -39,7 +39,7 @@ impl Assembly {
         Self {
             genesis_id: genesis.id(),
             schedule: Schedule::new(&genesis),
-            head: genesis.block_id(),
+            next: manifest.block(),
             genesis,
             manifest,
             blocks: Vec::new(),
@@ -57,43 +57,46 @@ impl Assembly {
     pub fn take(&mut self, page: &[u8]) -> Result<Vec<Account>, FalseSnapshot> {
         let name = self.manifest.page(self.taken);
         self.taken += 1;
-        let mut decoder = Decoder::new(page);
+        if page.is_empty() {
+            return Err(FalseSnapshot::EmptyPage(name));
+        }
         match name.part {
-            Part::Blocks => {
-                while decoder.remaining() > 0 {
-                    let block = decode_block(&mut decoder);
-                    self.add_block(block.map_err(|error| FalseSnapshot::Undecodable { page: name, error })?)?;
-                }
-                if self.taken == self.manifest.blocks.len() {
-                    self.check_head()?;
-                }
-                Ok(Vec::new())
-            }
-            Part::Accounts => self.add_accounts(name, &mut decoder),
+            Part::Blocks => self.add_blocks(name, page).map(|()| Vec::new()),
+            Part::Accounts => self.add_accounts(name, &mut Decoder::new(page)),
         }
     }
 
+    /// Takes a page of blocks, the highest first.
+    fn add_blocks(&mut self, page: PageName, bytes: &[u8]) -> Result<(), FalseSnapshot> {
+        let (mut decoder, mut blocks) = (Decoder::new(bytes), Vec::new());
+        while decoder.remaining() > 0 {
+            blocks.push(decode_block(&mut decoder).map_err(|error| FalseSnapshot::Undecodable { page, error })?);
+        }
+        blocks.into_iter().rev().try_for_each(|block| self.add_block(block))?;
+        let all_came = self.taken == self.manifest.blocks.len();
+        match self.next.height {
+            height if all_came && height > 0 => Err(FalseSnapshot::NoBlock { height }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the block that is the next one down, and no other: by its name it is what the quorum certified.
     fn add_block(&mut self, block: Block) -> Result<(), FalseSnapshot> {
-        let (header, height) = (&block.header, self.blocks.len() as u64);
-        let slot = self.blocks.last().map_or(0, |below| below.header.slot);
-        if header.parent != self.head || header.height != height + 1 || header.slot <= slot {
-            return Err(FalseSnapshot::NotLinked { height });
+        let (header, found, FinalBlock { id, height }) = (block.header, block.id(&self.genesis_id), self.next);
+        let above = self.blocks.last();
+        let slot_falls = above.is_none_or(|above| header.slot < above.header.slot);
+        let leads_to_genesis = height != 1 || (header.parent == self.genesis.block_id() && header.slot > 0);
+        if found != id || header.height != height || height == 0 || !slot_falls || !leads_to_genesis {
+            return Err(match above {
+                Some(_) => FalseSnapshot::NotLinked { height },
+                None => FalseSnapshot::OtherBlock { found, height: header.height },
+            });
         }
         check_header(&self.genesis, &self.genesis_id, &self.schedule, &block, true)
-            .map_err(|error| FalseSnapshot::Header { height: header.height, error })?;
-        self.head = block.id(&self.genesis_id);
+            .map_err(|error| FalseSnapshot::Header { height, error })?;
+        self.next = FinalBlock { id: header.parent, height: height - 1 };
         self.blocks.push(Arc::new(block));
         Ok(())
-    }
-
-    /// That the blocks lead to the certified one. By their parents' ids it vouches for all of them.
-    fn check_head(&self) -> Result<(), FalseSnapshot> {
-        let (found, height) = (self.head, self.blocks.len() as u64);
-        let certified = self.manifest.block();
-        match found == certified.id && height == certified.height {
-            true => Ok(()),
-            false => Err(FalseSnapshot::OtherBlock { found, height }),
-        }
     }
 
     fn add_accounts(&mut self, page: PageName, decoder: &mut Decoder<'_>) -> Result<Vec<Account>, FalseSnapshot> {
@@ -105,8 +108,12 @@ impl Assembly {
                 return Err(FalseSnapshot::NotRising { id });
             }
             self.last_account = Some(id);
+            let tokens = &self.genesis.rules.tokens;
+            if let Some((token, _)) = account.holdings().find(|(token, _)| !tokens.contains_key(token)) {
+                return Err(FalseSnapshot::UnknownToken { id, token });
+            }
             if !self.state.replace(account.clone()) {
-                self.state.open(account.clone()).map_err(|error| FalseSnapshot::Account { id, error })?;
+                return Err(FalseSnapshot::UnknownAccount { id });
             }
             accounts.push(account);
         }
@@ -123,7 +130,7 @@ impl Assembly {
     pub fn finish(mut self) -> Result<Assembled, FalseSnapshot> {
         assert_eq!(self.taken, self.manifest.pages(), "every page is taken first");
         let found = self.state.commit();
-        let certified = self.blocks.last().expect("there are blocks: their last one was compared with the certificate");
+        let certified = self.blocks.first().expect("there are blocks: the first one taken was the certified one");
         let expected = certified.header.state_root;
         if found != expected {
             return Err(FalseSnapshot::WrongRoot { found, expected });
@@ -132,6 +139,7 @@ impl Assembly {
         if sums.values().any(|sum| *sum != 0) {
             return Err(FalseSnapshot::Sums(sums));
         }
+        self.blocks.reverse();
         Ok(Assembled { certificate: self.manifest.certificate, blocks: self.blocks })
     }
 }

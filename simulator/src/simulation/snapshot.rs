@@ -3,8 +3,12 @@
 
 use std::sync::Arc;
 
-use zeni_consensus::snapshot::{Assembled, Assembly, FalseSnapshot, Fetch, Manifest, PageName, Part, page_hash};
-use zeni_ledger::ValidatorIndex;
+use zeni_consensus::Millis;
+use zeni_consensus::snapshot::{
+    Assembled, Assembly, FalseSnapshot, Fetch, Manifest, PACE_MS, PageName, PageWriter, Part, page_hash,
+};
+use zeni_ledger::encoding::Encoder;
+use zeni_ledger::{Account, AccountId, ValidatorIndex};
 use zeni_storage::{
     Export, Fault as DiskFault, FileOverlay, Install, Limits, MemoryFiles, SafetyFile, StorageError, abandon_snapshot,
     can_take_snapshot, is_unfinished,
@@ -22,6 +26,8 @@ const CUT_AFTER_MAX: u64 = 120;
 /// Of a thousand snapshots of a liar, so many are false as a whole; of the others, so many pages.
 const FALSE_MANIFESTS: u64 = 500;
 const FALSE_PAGES: u64 = 300;
+/// Of a thousand of its snapshots that are true as a whole, so many are offered and never served.
+const DRIPPED: u64 = 200;
 
 /// What one validator serves.
 struct Served {
@@ -31,6 +37,8 @@ struct Served {
     /// A page that only a liar has.
     invented: Option<(PageName, Vec<u8>)>,
     lies: bool,
+    /// It lets everyone wait for its pages.
+    drips: bool,
 }
 
 impl Simulation {
@@ -111,19 +119,43 @@ impl Simulation {
             let (peer, lies, mut manifest) =
                 (ValidatorIndex(other as u16), self.is_liar(other), export.manifest().clone());
             let mut invented = None;
-            if lies && self.liar_dice.chance(FALSE_MANIFESTS) && !manifest.accounts.is_empty() {
-                let name = PageName { part: Part::Accounts, number: manifest.accounts.len() as u32 - 1 };
-                if let Ok(Some(mut page)) = export.page(name) {
-                    if let Some(last) = page.last_mut() {
-                        *last ^= 1;
-                    }
-                    manifest.accounts[name.number as usize] = page_hash(&page);
-                    invented = Some((name, page));
-                }
+            if lies && self.liar_dice.chance(FALSE_MANIFESTS) {
+                invented = self.invent(&export, &mut manifest);
             }
-            served.push(Served { peer, export, manifest, invented, lies });
+            let drips = lies && invented.is_none() && self.liar_dice.chance(DRIPPED);
+            served.push(Served { peer, export, manifest, invented, lies, drips });
         }
         served
+    }
+
+    /// A page that the manifest is made to name: another content of one account, more blocks than there are, or an
+    /// account that genesis has not.
+    fn invent(&mut self, export: &Export<MemoryFiles>, manifest: &mut Manifest) -> Option<(PageName, Vec<u8>)> {
+        let lie = self.liar_dice.below(3);
+        let (part, hashes) = match lie {
+            1 => (Part::Blocks, &mut manifest.blocks),
+            _ => (Part::Accounts, &mut manifest.accounts),
+        };
+        let last = PageName { part, number: hashes.len().checked_sub(1)? as u32 };
+        let more = PageName { part, number: hashes.len() as u32 };
+        let (name, page) = match lie {
+            0 => {
+                let mut page = export.page(last).ok().flatten()?;
+                *page.last_mut()? ^= 1;
+                hashes.pop();
+                (last, page)
+            }
+            1 => (more, export.page(last).ok().flatten()?),
+            _ => {
+                let (stranger, mut content) = (Account::new(AccountId([0xff; 32])), Encoder::default());
+                stranger.encode_content(&mut content);
+                let mut writer = PageWriter::default();
+                writer.account(&stranger.id(), content.as_bytes());
+                (more, writer.finish()?)
+            }
+        };
+        hashes.push(page_hash(&page));
+        Some((name, page))
     }
 
     /// `None` if nobody is left who serves it.
@@ -135,12 +167,18 @@ impl Simulation {
         install: &mut Install<MemoryFiles, FileOverlay<MemoryFiles>>,
     ) -> Result<Option<Result<Assembled, FalseSnapshot>>, StorageError> {
         let mut assembly = Assembly::new(Arc::clone(&self.world.genesis), self.world.state.clone(), manifest);
+        let mut now = Millis(0);
         while !fetch.is_complete() {
             if fetch.is_stranded() {
                 return Ok(None);
             }
-            for (peer, name) in fetch.questions() {
+            let mut waits = true;
+            for (peer, name) in fetch.questions(now) {
                 let from = served.iter().find(|served| served.peer == peer).expect("only who offered is asked");
+                if from.drips {
+                    continue;
+                }
+                waits = false;
                 let Some(mut page) = from.page(name) else {
                     fetch.unanswered(peer, name);
                     continue;
@@ -149,8 +187,15 @@ impl Simulation {
                     page[0] ^= 1;
                 }
                 // A false page is thrown away, and asked of others.
-                if let Err(error) = fetch.page(peer, name, page) {
+                if let Err(error) = fetch.page(peer, name, page, now) {
                     self.note(peer.as_usize(), "false page", &[], || error.to_string());
+                }
+            }
+            // Nothing else happens until who lets everyone wait is left.
+            if waits {
+                now = now + PACE_MS;
+                for peer in fetch.leave_slow(now) {
+                    self.note(peer.as_usize(), "slow snapshot", &[], String::new);
                 }
             }
             while let Some(page) = fetch.next_page() {

@@ -61,8 +61,8 @@ fn install(export: &Export<MemoryFiles>, files: &MemoryFiles, world: &World) -> 
     fetch.offer(PEER, export.manifest().clone()).unwrap();
     let mut assembly = Assembly::new(genesis, world.genesis_state(), fetch.begin().unwrap());
     while !fetch.is_complete() {
-        for (peer, page) in fetch.questions() {
-            fetch.page(peer, page, export.page(page)?.expect("a page that the manifest names")).unwrap();
+        for (peer, page) in fetch.questions(Millis(0)) {
+            fetch.page(peer, page, export.page(page)?.expect("a page that the manifest names"), Millis(0)).unwrap();
         }
         while let Some(page) = fetch.next_page() {
             install.accounts(&assembly.take(&page).unwrap())?;
@@ -334,8 +334,8 @@ fn a_snapshot_with_a_false_account_is_found_at_its_end() {
     let mut fetch = Fetch::new(genesis.clone());
     fetch.offer(PEER, export.manifest().clone()).unwrap();
     let mut assembly = Assembly::new(genesis, world.genesis_state(), fetch.begin().unwrap());
-    for (peer, page) in fetch.questions() {
-        fetch.page(peer, page, export.page(page).unwrap().unwrap()).unwrap();
+    for (peer, page) in fetch.questions(Millis(0)) {
+        fetch.page(peer, page, export.page(page).unwrap().unwrap(), Millis(0)).unwrap();
     }
     while let Some(page) = fetch.next_page() {
         assembly.take(&page).unwrap();
