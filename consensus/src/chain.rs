@@ -352,7 +352,7 @@ impl Chain {
         let record = self.undo_record(&id, archive)?;
         self.final_windows.retreat(self.head_node().height, &record);
         if let Some(gathering) = &mut self.gathering {
-            gathering.taken_back();
+            gathering.taken_back(&record, &self.state);
         }
         if !self.mutation.is(Mutant::SkipUndo) {
             if self.mutation.is(Mutant::UndoTooShort) {
@@ -422,7 +422,7 @@ impl Chain {
         self.executed_batches.extend(&block.digests);
         let undo = Arc::new(std::mem::take(&mut executed.undo));
         if let Some(gathering) = &mut self.gathering {
-            gathering.executed(&undo);
+            gathering.executed(&undo, &self.state);
         }
         self.unchecked_accounts.insert(block.header.height, undo.accounts.len() as u64);
         self.undos.insert(block.header.height, (id, undo.clone()));

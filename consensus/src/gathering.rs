@@ -16,8 +16,6 @@ use crate::archive::CheckpointDelta;
 const SUMMED_PER_GATHERED: u64 = 16;
 /// Accounts that are gathered before those that stand there several times are first taken out.
 const GATHERED_BEFORE_MERGING: usize = 65_536;
-/// How often the sums are begun anew because the chain went on; then they are taken in one go.
-const SUMS_BEGUN_MAX: u32 = 4;
 
 /// A checkpoint that is being gathered.
 #[derive(Debug)]
@@ -47,21 +45,23 @@ impl Gathering {
             record: None,
             at_goal: HashMap::new(),
             accounts: Vec::new(),
-            sums: if sums { Sums::begin(1) } else { Sums::Done },
+            sums: if sums { Sums::Under { sums: BTreeMap::new(), next_bucket: 0 } } else { Sums::Done },
         }
     }
 
-    /// A block above the goal was executed, and this is its undo record. The lowest such block must be told first.
-    pub(crate) fn executed(&mut self, record: &Undo) {
+    /// A block above the goal was executed, and this is its undo record. The lowest such block must be told first. The state
+    /// is the one behind it.
+    pub(crate) fn executed(&mut self, record: &Undo, state: &State) {
         for account in &record.accounts {
             self.at_goal.entry(account.id()).or_insert_with(|| account.clone());
         }
-        self.sums.state_changed();
+        self.sums.changed(record, state, 1);
     }
 
-    /// A block above the goal was taken back. What its record told of the goal stays true.
-    pub(crate) fn taken_back(&mut self) {
-        self.sums.state_changed();
+    /// A block above the goal is taken back; the state is still the one behind it. What its record told of the goal stays
+    /// true.
+    pub(crate) fn taken_back(&mut self, record: &Undo, state: &State) {
+        self.sums.changed(record, state, -1);
     }
 
     /// The block whose undo record [`Self::take`] needs.
@@ -122,29 +122,40 @@ impl Gathering {
     }
 }
 
-/// The sums of all tokens of a state that stands still meanwhile.
+/// The sums of all tokens at the state, whatever that becomes meanwhile.
 #[derive(Debug)]
 enum Sums {
-    Under { sums: BTreeMap<TokenId, i128>, next_bucket: u64, begun: u32 },
+    /// What the accounts in the buckets below the next one hold.
+    Under {
+        sums: BTreeMap<TokenId, i128>,
+        next_bucket: u64,
+    },
     Done,
 }
 
 impl Sums {
-    fn begin(begun: u32) -> Self {
-        Self::Under { sums: BTreeMap::new(), next_bucket: 0, begun }
-    }
-
-    fn state_changed(&mut self) {
-        if let Self::Under { begun, next_bucket: 1.., .. } = self {
-            *self = Self::begin(*begun + 1);
+    /// The accounts of an undo record are added as they are now and subtracted as they were before, `sign` times, as far as
+    /// their buckets were added up.
+    fn changed(&mut self, record: &Undo, state: &State, sign: i128) {
+        let Self::Under { sums, next_bucket: next_bucket @ 1.. } = self else { return };
+        let mut add = |account: &Account, sign: i128| {
+            for (token, balance) in account.holdings() {
+                let sum = sums.entry(token).or_insert(0);
+                *sum = sum.checked_add(sign * balance.units()).expect("2^64 accounts of 2^63 units fit an i128");
+            }
+        };
+        let places = state.find_all(record.accounts.iter().map(Account::id));
+        for (before, place) in record.accounts.iter().zip(places) {
+            let Some(place) = place.filter(|place| place.bucket() < *next_bucket) else { continue };
+            add(state.at(place), sign);
+            add(before, -sign);
         }
     }
 
     fn go_on(&mut self, most: u64, state: &State) -> bool {
-        let Self::Under { sums, next_bucket, begun } = self else { return true };
-        let most = if *begun >= SUMS_BEGUN_MAX { u64::MAX } else { most.max(1) };
+        let Self::Under { sums, next_bucket } = self else { return true };
         let buckets = state.buckets();
-        let part: Range<u64> = *next_bucket..next_bucket.saturating_add(most).min(buckets);
+        let part: Range<u64> = *next_bucket..next_bucket.saturating_add(most.max(1)).min(buckets);
         *next_bucket = part.end;
         state.add_token_sums(part, sums);
         if *next_bucket < buckets {

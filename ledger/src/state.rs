@@ -59,6 +59,13 @@ pub struct Place {
     pub(crate) entry: u16,
 }
 
+impl Place {
+    /// The bucket's number.
+    pub fn bucket(self) -> u64 {
+        self.bucket.into()
+    }
+}
+
 /// The key of an account in the tree.
 pub fn account_key(id: &AccountId) -> [u8; 32] {
     KEY_DOMAIN.hash(&id.0)

@@ -52,6 +52,8 @@ pub struct CoreThread {
     next_request: u64,
     wake: Option<Millis>,
     observed: Option<Instant>,
+    /// Whether the next checkpoint adds up all tokens.
+    sums_due: bool,
 }
 
 /// What a node says of itself and never changes.
@@ -107,6 +109,7 @@ impl CoreThread {
             next_request,
             wake,
             observed,
+            sums_due: false,
         }
     }
 
@@ -200,9 +203,11 @@ impl CoreThread {
         Ok(Flow::GoOn)
     }
 
-    /// Begins the next checkpoint, if the last one is written.
+    /// Begins the next checkpoint, if the last one is written. The sums of a timed one that cannot begin are left to the next.
     fn begin_checkpoint(&mut self, sums: bool) -> Result<(), CoreFailure> {
+        self.sums_due |= sums;
         if self.checkpointer.is_free() {
+            let sums = std::mem::take(&mut self.sums_due);
             self.core.begin_checkpoint(sums, &self.reader).map_err(CoreFailure::Checkpoint)?;
         }
         Ok(())

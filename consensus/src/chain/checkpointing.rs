@@ -32,7 +32,7 @@ impl Chain {
         let mut gathering = Gathering::new(self.checkpoint, goal, blocks, std::mem::take(&mut self.sums_due));
         for height in goal.height + 1..=self.head_node().height {
             let id = self.tree.canonical_at(height).expect("it is not above the head");
-            gathering.executed(&*self.undo_record(&id, archive)?);
+            gathering.executed(&*self.undo_record(&id, archive)?, &self.state);
         }
         self.gathering = Some(gathering);
         Ok(())
