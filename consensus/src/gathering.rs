@@ -169,6 +169,8 @@ impl Sums {
 
 #[cfg(test)]
 mod tests {
+    use zeni_ledger::Balance;
+
     use super::*;
 
     #[test]
@@ -190,5 +192,69 @@ mod tests {
         let mut delta = gathering.finish();
         delta.sort();
         assert_eq!(delta.accounts.len(), 100);
+    }
+
+    /// A hundred accounts whose units of token 1 sum to zero.
+    fn balanced() -> State {
+        let mut state = State::new(4);
+        for number in 0..100u8 {
+            let mut account = Account::new(AccountId([number; 32]));
+            let units = if number < 50 { 1_000 } else { -1_000 };
+            assert!(account.set_balance(TokenId(1), Balance::new(units)));
+            state.open(account).unwrap();
+        }
+        state
+    }
+
+    /// Moves units between two accounts, and says what they were.
+    fn pay(state: &mut State, from: u8, to: u8, units: i128) -> Undo {
+        let ids = [AccountId([from; 32]), AccountId([to; 32])];
+        let before: Vec<Account> = ids.iter().map(|id| state.account(id).unwrap().clone()).collect();
+        for (account, units) in before.iter().zip([-units, units]) {
+            let mut account = account.clone();
+            let units = account.balance(TokenId(1)).units() + units;
+            assert!(account.set_balance(TokenId(1), Balance::new(units)));
+            assert!(state.replace(account));
+        }
+        Undo { accounts: before }
+    }
+
+    fn sums() -> Sums {
+        Sums::Under { sums: BTreeMap::new(), next_bucket: 0 }
+    }
+
+    #[test]
+    fn the_sums_are_those_of_the_state_however_it_changes_while_they_are_added_up() {
+        let (mut state, mut sums) = (balanced(), sums());
+        let mut pieces = 0;
+        for round in 0u32.. {
+            let [from, to] = [round * 7 % 100, (round * 31 + 1) % 100].map(|number| number as u8);
+            let record = pay(&mut state, from, to, 10);
+            sums.changed(&record, &state, 1);
+            if round % 3 == 0 {
+                sums.changed(&record, &state, -1);
+                record.accounts.into_iter().for_each(|account| assert!(state.replace(account)));
+            }
+            pieces += 1;
+            if sums.go_on(1, &state) {
+                break;
+            }
+        }
+        assert_eq!(pieces, 16, "one pass over the buckets");
+    }
+
+    #[test]
+    #[should_panic(expected = "conservation")]
+    fn units_that_come_from_nowhere_are_found() {
+        let (mut state, mut sums) = (balanced(), sums());
+        assert!(!sums.go_on(8, &state));
+        let record = pay(&mut state, 3, 60, 10);
+        sums.changed(&record, &state, 1);
+        let mut account = state.account(&AccountId([7; 32])).unwrap().clone();
+        let before = Undo { accounts: vec![account.clone()] };
+        assert!(account.set_balance(TokenId(1), Balance::new(5)));
+        assert!(state.replace(account));
+        sums.changed(&before, &state, 1);
+        sums.go_on(8, &state);
     }
 }
