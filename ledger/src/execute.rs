@@ -243,13 +243,13 @@ impl Execution {
                 continue;
             }
             let bucket = self.places[index].bucket;
-            let entries = 0..state.bucket(bucket).len() as u16;
-            for place in entries.clone().map(|entry| Place { bucket, entry }) {
+            let places = state.places(bucket);
+            for place in places.clone() {
                 if let Some(neighbour) = self.touched(state, place) {
                     self.is_stale[neighbour] = false;
                 }
             }
-            let accounts = entries.map(|entry| self.account(state, Place { bucket, entry }));
+            let accounts = places.map(|place| self.account(state, place));
             self.buckets.push((bucket, hasher.hash(accounts)));
         }
         self.hasher = hasher;

@@ -310,38 +310,45 @@ impl Genesis {
             return Err(field("accounts.count", self.accounts, format!("the account file holds {}", records.len())));
         }
         let mut issued: BTreeMap<TokenId, i128> = BTreeMap::new();
+        // Issuers that the file does not name are opened with the accounts that it does.
+        let mut absent: BTreeSet<AccountId> = self.rules.tokens.values().map(|definition| definition.issuer).collect();
         for (id, token, amount) in records.iter().map(read_record) {
+            absent.remove(&id);
             if !self.rules.tokens.contains_key(&token) {
                 return Err(GenesisError::UnknownToken { id, token });
             }
             *issued.entry(token).or_default() += i128::from(amount.0);
         }
-        let id = |number: usize| read_record(&records[number]).0;
+        let absent: Vec<AccountId> = absent.into_iter().collect();
+        let id = |number: usize| match records.get(number) {
+            Some(record) => read_record(record).0,
+            None => absent[number - records.len()],
+        };
         let account = |number: usize| {
-            let (id, token, amount) = read_record(&records[number]);
-            let mut account = Account::new(id);
-            assert!(account.set_balance(token, Balance::new(amount.0.into())), "a new account holds one token");
+            let mut account = Account::new(id(number));
+            if let Some(record) = records.get(number) {
+                let (_, token, amount) = read_record(record);
+                assert!(account.set_balance(token, Balance::new(amount.0.into())), "a new account holds one token");
+            }
             account
         };
-        let built = State::of_accounts(self.state_depth, records.len(), id, account);
+        let built = State::of_accounts(self.state_depth, records.len() + absent.len(), id, account);
         let mut state = built.map_err(|(id, error)| GenesisError::Open { id, error })?;
-        self.open_issuers(&mut state, &issued)?;
+        self.charge_issuers(&mut state, &issued)?;
         Ok(state)
     }
 
     /// Each issuer owes what the accounts hold.
-    fn open_issuers(&self, state: &mut State, issued: &BTreeMap<TokenId, i128>) -> Result<(), GenesisError> {
+    fn charge_issuers(&self, state: &mut State, issued: &BTreeMap<TokenId, i128>) -> Result<(), GenesisError> {
         for (token, definition) in &self.rules.tokens {
             let id = definition.issuer;
-            let mut account = state.account(&id).cloned().unwrap_or_else(|| Account::new(id));
+            let mut account = state.account(&id).cloned().expect("every issuer was opened");
             let owed = issued.get(token).copied().unwrap_or(0);
             let balance = Balance::new(account.balance(*token).units() - owed);
             if !account.set_balance(*token, balance) {
                 return Err(field("token.issuer", id, "an account issues at most 1,024 tokens"));
             }
-            if !state.replace(account.clone()) {
-                state.open(account).map_err(|error| GenesisError::Open { id, error })?;
-            }
+            assert!(state.replace(account), "it was found just now");
         }
         Ok(())
     }

@@ -42,9 +42,12 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct State {
     depth: u32,
-    buckets: Vec<Vec<Account>>,
+    /// Bucket by bucket, in each by rising key: one array, because an account of each of millions of buckets by itself is one
+    /// more wait for memory.
+    accounts: Vec<Account>,
+    /// Where each bucket begins among the accounts, and behind the last one their number.
+    starts: Vec<u32>,
     nodes: Vec<[u8; 32]>,
-    accounts: u64,
     marked: Vec<u32>,
     /// The mark that an account gets next. 0 is never given, so it means that no execution touched an account.
     next_mark: u32,
@@ -56,7 +59,8 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub(crate) bucket: u32,
-    pub(crate) entry: u16,
+    /// Among all accounts.
+    index: u32,
 }
 
 impl Place {
@@ -155,9 +159,9 @@ impl State {
         }
         Self {
             depth,
-            buckets: vec![Vec::new(); width],
+            accounts: Vec::new(),
+            starts: vec![0; width + 1],
             nodes,
-            accounts: 0,
             marked: Vec::new(),
             next_mark: 1,
             run: None,
@@ -181,8 +185,9 @@ impl State {
         id: impl Fn(usize) -> AccountId,
         account: impl Fn(usize) -> Account,
     ) -> Result<Self, (AccountId, OpenError)> {
-        let count_u32 = u32::try_from(count).expect("memory holds fewer than 2^32 accounts");
+        assert!(u32::try_from(count).is_ok(), "memory holds fewer than 2^32 accounts");
         let mut state = Self::new(depth);
+        state.accounts.reserve_exact(count);
         let buckets: Vec<u32> = (0..count).map(|number| bucket_of(&account_key(&id(number)), depth)).collect();
         let (order, ends) = sorted_by_bucket(&buckets, 1 << depth);
         drop(buckets);
@@ -207,12 +212,12 @@ impl State {
                 return refused(*number, OpenError::BucketFull);
             }
             if !keys.is_empty() {
-                state.buckets[bucket] = keys.iter().map(|(_, number)| account(*number as usize)).collect();
+                state.accounts.extend(keys.iter().map(|(_, number)| account(*number as usize)));
                 state.marked.push(bucket as u32);
             }
+            state.starts[bucket + 1] = end as u32;
             start = end;
         }
-        state.accounts = count_u32.into();
         Ok(state)
     }
 
@@ -222,11 +227,11 @@ impl State {
 
     /// How many accounts there are.
     pub fn len(&self) -> u64 {
-        self.accounts
+        self.accounts.len() as u64
     }
 
     pub fn is_empty(&self) -> bool {
-        self.accounts == 0
+        self.accounts.is_empty()
     }
 
     /// The account, if it exists.
@@ -236,25 +241,30 @@ impl State {
 
     /// Every account, in the tree's order.
     pub fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.buckets.iter().flatten()
+        self.accounts.iter()
     }
 
-    /// Adds an account. The root changes with the next [`Self::commit`].
+    /// Adds an account, and moves those behind it: for many use [`Self::of_accounts`]. The root changes with the next
+    /// [`Self::commit`].
+    ///
+    /// # Panics
+    /// If there are 2^32 - 1 accounts.
     pub fn open(&mut self, account: Account) -> Result<(), OpenError> {
         let key = account_key(&account.id());
         let bucket = bucket_of(&key, self.depth);
-        let entries = &mut self.buckets[bucket as usize];
+        let entries = self.bucket(bucket);
         if entries.iter().any(|entry| entry.id() == account.id()) {
             return Err(OpenError::Exists);
         }
         if entries.len() == BUCKET_ENTRIES_MAX {
             return Err(OpenError::BucketFull);
         }
-        let place = entries.partition_point(|entry| account_key(&entry.id()) < key);
-        entries.reserve_exact(1);
-        entries.insert(place, account);
-        entries[place].mark = 0;
-        self.accounts += 1;
+        assert!(self.len() < u64::from(u32::MAX), "memory holds fewer than 2^32 accounts");
+        let before = entries.partition_point(|entry| account_key(&entry.id()) < key);
+        let index = self.starts[bucket as usize] as usize + before;
+        self.accounts.insert(index, account);
+        self.accounts[index].mark = 0;
+        self.starts[bucket as usize + 1..].iter_mut().for_each(|start| *start += 1);
         self.marked.push(bucket);
         self.run = None;
         Ok(())
@@ -293,7 +303,7 @@ impl State {
     pub(crate) fn begin_run(&mut self) -> u32 {
         // One execution touches far fewer accounts than half of all marks.
         if self.next_mark > u32::MAX / 2 {
-            self.buckets.iter_mut().flatten().for_each(|account| account.mark = 0);
+            self.accounts.iter_mut().for_each(|account| account.mark = 0);
             self.next_mark = 1;
         }
         self.run = Some(self.next_mark);
@@ -320,8 +330,8 @@ impl State {
     }
 
     fn find_in(&self, bucket: u32, id: &AccountId) -> Option<Place> {
-        let entry = self.buckets[bucket as usize].iter().position(|entry| entry.id() == *id)?;
-        Some(Place { bucket, entry: entry as u16 })
+        let entry = self.bucket(bucket).iter().position(|entry| entry.id() == *id)?;
+        Some(Place { bucket, index: self.starts[bucket as usize] + entry as u32 })
     }
 
     /// Where each of these accounts stands, if it exists: in millions of accounts each is a wait for memory, and here they
@@ -344,11 +354,11 @@ impl State {
     /// # Panics
     /// If the place is another state's.
     pub fn at(&self, place: Place) -> &Account {
-        &self.buckets[place.bucket as usize][usize::from(place.entry)]
+        &self.accounts[place.index as usize]
     }
 
     pub(crate) fn at_mut(&mut self, place: Place) -> &mut Account {
-        &mut self.buckets[place.bucket as usize][usize::from(place.entry)]
+        &mut self.accounts[place.index as usize]
     }
 
     /// Rehashes what changed and returns the root.
@@ -369,7 +379,7 @@ impl State {
         level.dedup();
         let mut hasher = BucketHasher::default();
         for bucket in &level {
-            self.nodes[width + *bucket as usize] = hasher.hash(self.buckets[*bucket as usize].iter());
+            self.nodes[width + *bucket as usize] = hasher.hash(self.bucket(*bucket).iter());
         }
         level.extend(hashed.iter().map(|(bucket, _)| *bucket));
         level.sort_unstable();
@@ -391,12 +401,19 @@ impl State {
 
     /// The root as of the last [`Self::commit`].
     pub fn root(&self) -> StateRoot {
-        state_root(self.depth, self.accounts, &self.nodes[1])
+        state_root(self.depth, self.len(), &self.nodes[1])
     }
 
     /// The accounts of a bucket, by rising key.
     pub(crate) fn bucket(&self, bucket: u32) -> &[Account] {
-        &self.buckets[bucket as usize]
+        let bucket = bucket as usize;
+        &self.accounts[self.starts[bucket] as usize..self.starts[bucket + 1] as usize]
+    }
+
+    /// Where the accounts of a bucket stand, by rising key.
+    pub(crate) fn places(&self, bucket: u32) -> impl Iterator<Item = Place> + Clone + use<> {
+        let (start, end) = (self.starts[bucket as usize], self.starts[bucket as usize + 1]);
+        (start..end).map(move |index| Place { bucket, index })
     }
 
     /// A node of the tree as of the last [`Self::commit`]; 1 is its top and 2^depth + i is bucket i.
@@ -406,8 +423,7 @@ impl State {
 
     /// Keys and content hashes of a bucket's entries, as its hash covers them.
     pub fn bucket_entries(&self, bucket: u32) -> Vec<([u8; 32], [u8; 32])> {
-        let entries = &self.buckets[bucket as usize];
-        entries.iter().map(|entry| (account_key(&entry.id()), content_hash(entry))).collect()
+        self.bucket(bucket).iter().map(|entry| (account_key(&entry.id()), content_hash(entry))).collect()
     }
 
     /// The siblings on a bucket's way to the top, from the bottom up.
@@ -435,14 +451,15 @@ impl State {
 
     /// Adds to `sums` what the accounts in these buckets hold of each token.
     pub fn add_token_sums(&self, buckets: Range<u64>, sums: &mut BTreeMap<TokenId, i128>) {
-        let range = buckets.start as usize..buckets.end.min(self.buckets()) as usize;
+        let start_of = |bucket: u64| self.starts[bucket.min(self.buckets()) as usize] as usize;
+        let range = start_of(buckets.start)..start_of(buckets.end);
         let mut add = |token, units| {
             let sum = sums.entry(token).or_insert(0i128);
             *sum = sum.checked_add(units).expect("2^64 accounts of 2^63 units fit an i128");
         };
         // Of neighbours that hold the same token one entry is made.
         let mut run: Option<(TokenId, i128)> = None;
-        for (token, balance) in self.buckets[range].iter().flatten().flat_map(Account::holdings) {
+        for (token, balance) in self.accounts[range].iter().flat_map(Account::holdings) {
             match &mut run {
                 Some((of, units)) if *of == token => {
                     *units = units.checked_add(balance.units()).expect("2^64 accounts of 2^63 units fit an i128");
@@ -494,7 +511,7 @@ mod tests {
             let mut opened = State::new(depth);
             (0..count).for_each(|number| opened.open(account(number)).unwrap());
             assert_eq!(built.commit(), opened.commit());
-            assert_eq!((built.len(), built.buckets), (opened.len(), opened.buckets));
+            assert_eq!((&built.accounts, &built.starts), (&opened.accounts, &opened.starts));
         }
     }
 
