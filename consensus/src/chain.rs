@@ -108,6 +108,8 @@ pub struct Chain {
     final_windows: FinalWindows,
     /// A block on the head that is executed in part, in whole, or before it is there. The state is not changed by it.
     ahead: Option<Ahead>,
+    /// Payments executed since the start, each as often as it was.
+    executed_payments: u64,
     /// The checkpoint that is being gathered.
     gathering: Option<Gathering>,
     /// Whether the next one adds up all tokens.
@@ -152,6 +154,7 @@ impl Chain {
             preferred: None,
             final_windows: FinalWindows::default(),
             ahead: None,
+            executed_payments: 0,
             gathering: None,
             sums_due: false,
             unchecked_accounts: BTreeMap::new(),

@@ -325,11 +325,12 @@ impl Core {
                 self.next_status = now;
             }
             // What catches up with time comes nearer; a chain that grows by its newest block does not.
-            if moved
-                && self.mode == Mode::Syncing
-                && self.slot.0 > self.replica.chain.head_node().slot + SLOTS_BEHIND_MIN
-            {
-                self.mode_since = now;
+            if moved && self.slot.0 > self.replica.chain.head_node().slot + SLOTS_BEHIND_MIN {
+                // Whoever offered what it now executes delivers: it is waited for from here on.
+                self.behind_since.values_mut().for_each(|offer| offer.since = now);
+                if self.mode == Mode::Syncing {
+                    self.mode_since = now;
+                }
             }
         }
         if !self.replica.is_unfinished()
@@ -510,6 +511,18 @@ impl Core {
     /// Payments stored here that no canonical block lists.
     pub fn pending_payments(&self) -> u64 {
         self.pool.payments()
+    }
+
+    /// Payments that this node has still to execute: those that wait here, and a full batch for each that a block lists and
+    /// that is not here yet. While it lags behind others that is more than what waits.
+    pub fn backlog(&self) -> u64 {
+        let awaited = self.replica.chain.tree().awaited_len() * zeni_ledger::batch::BATCH_PAYMENTS_MAX;
+        self.pool.payments().saturating_add(awaited as u64)
+    }
+
+    /// Payments executed since the start, ahead of a block or for it, each as often as it was.
+    pub fn executed_payments(&self) -> u64 {
+        self.replica.chain.executed_payments()
     }
 
     /// Validators heard from in the last 10 s, this one included.

@@ -5,11 +5,14 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
+use zeni_ledger::batch::BATCH_PAYMENTS_MAX;
+use zeni_ledger::block::BLOCK_BATCHES_LIMIT;
 use zeni_ledger::{AccountId, BatchDigest, Payment, Sequence, TransactionId, ValidatorIndex, VerifiedBatch};
 
-/// Payments waiting in the pool and in the batch being formed, at most. The books take about 100 bytes of each and the
-/// payments themselves 176, so that is 2.3 GB; the node refuses further ones with "try again" long before its disk is full.
-pub const POOL_PAYMENTS_MAX: u64 = 8 << 20;
+/// Payments waiting in the pool and in the batch being formed, at most: as many as one block can list. Further ones are
+/// refused with "try again". More would wait longer than they need to, and the work of taking them in would be done instead
+/// of that of clearing those that wait, until nodes lag so far behind each other that nothing is cleared any more.
+pub const POOL_PAYMENTS_MAX: u64 = (BLOCK_BATCHES_LIMIT * BATCH_PAYMENTS_MAX) as u64;
 /// Bytes of one author's batches in the pool, at most, before further ones are refused.
 pub const UNLISTED_BYTES_PER_AUTHOR_MAX: u64 = 4 << 30;
 

@@ -64,6 +64,23 @@ fn all_execute_what_the_next_proposer_will_list_and_the_block_is_that() {
     assert_eq!((cluster.balance(0, 0), cluster.balance(0, 1)), (990, 1_010));
 }
 
+/// What it executed on its old head would be in vain, and what it lacks of the heavier chain would wait for that.
+#[test]
+fn who_hears_of_a_heavier_chain_executes_nothing_ahead_on_its_own_but_not_for_ever() {
+    let (mut cluster, proposer) = in_mid_slot();
+    let other = (0..NODES).find(|node| *node != proposer).unwrap();
+    let mut status = cluster.core(other).status();
+    (status.head, status.height, status.weight) = (BlockId([9; 32]), status.height + 1, status.weight + 1);
+    cluster.silence(proposer, other);
+    let message = Message::Status(status);
+    cluster.give(proposer, Input::Message { from: Peer::Validator(ValidatorIndex(other)), message });
+    pay(&mut cluster, proposer, 0);
+    cluster.run(100);
+    assert_eq!(ahead(&cluster, proposer), []);
+    cluster.run_slots(5);
+    assert_eq!(cluster.balance(proposer, 1), 1_010, "nobody delivered that chain");
+}
+
 #[test]
 fn a_block_that_is_not_what_was_drafted_is_executed_all_the_same() {
     let (mut cluster, proposer) = in_mid_slot();

@@ -11,8 +11,8 @@ use zeni_consensus::schedule::Schedule;
 use zeni_consensus::{Effect, Event, Follower, HaltReason, Input, Message, Mode, Peer, Refusal, Status, Verdict};
 use zeni_ledger::block::transactions_root;
 use zeni_ledger::{
-    AccountId, Batch, Block, BlockHeader, BlockId, ReceiptsRoot, SignatureBytes, StateRoot, ValidatorIndex,
-    VerifiedBatch,
+    AccountId, Batch, BatchDigest, Block, BlockHeader, BlockId, ReceiptsRoot, SignatureBytes, StateRoot,
+    ValidatorIndex, VerifiedBatch,
 };
 
 fn from(validator: u16) -> Peer {
@@ -387,6 +387,21 @@ fn forged(cluster: &Cluster, proposer: u16, change: fn(&mut BlockHeader)) -> Arc
     Arc::new(Block::sign(header, Vec::new(), &validator_key(proposer), &cluster.genesis.id()))
 }
 
+#[test]
+fn a_batch_that_a_block_lists_and_that_is_not_here_counts_as_a_full_one() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    let pay = payment(&cluster.genesis, 0, 1, 0, 10);
+    cluster.ask(0, &[pay]);
+    assert_eq!(cluster.core(0).backlog(), 1);
+    let digests = vec![BatchDigest([7; 32]), BatchDigest([8; 32])];
+    let header = BlockHeader { transactions_root: transactions_root(&digests), ..forged(&cluster, 1, |_| ()).header };
+    let block = Arc::new(Block::sign(header, digests, &validator_key(1), &cluster.genesis.id()));
+    cluster.run(cluster.genesis.slot_time_ms(header.slot) - cluster.now.0 - 1);
+    give_block(&mut cluster, &block);
+    assert_eq!(cluster.core(0).backlog(), 2 * 1_024 + 1);
+}
+
 fn give_block(cluster: &mut Cluster, block: &Arc<Block>) {
     cluster.give(0, Input::Message { from: from(1), message: Message::Block(block.clone()) });
 }
@@ -558,6 +573,7 @@ fn a_node_that_was_away_fetches_what_it_missed() {
     cluster.boot(2);
     cluster.run_slots(4);
     assert!(cluster.agree());
+    assert_eq!(cluster.core(2).backlog(), 0);
     assert_eq!(cluster.balance(2, 11), 1_040);
     assert_eq!(cluster.mode(2), Mode::Active);
 }

@@ -1,5 +1,6 @@
 //! Who may bring in more work: payments that are taken in and not yet answered are counted, for all clients together
-//! and for each, so that memory stays bounded whatever they send. A refusal says when to come back.
+//! and for each, so that memory stays bounded whatever they send; and none is taken in while as many wait to be executed as
+//! may, before anything is spent on them. A refusal says when to come back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::config::Limits;
+use crate::core_queue::Backlog;
 
 /// The least and greatest time to come back that a refusal names, in milliseconds.
 const RETRY_AFTER_MS_MIN: u32 = 20;
@@ -60,18 +62,26 @@ impl Admission {
         }
     }
 
-    /// Takes in a request with so many payments (0: a question), or says when to come back.
-    pub fn admit(self: &Arc<Self>, client: &Arc<ClientShare>, payments: usize) -> Result<Admitted, Overload> {
+    /// Takes in a request with so many payments (0: a question), or says when to come back. `backlog`:
+    /// what the core has still to execute.
+    pub fn admit(
+        self: &Arc<Self>,
+        client: &Arc<ClientShare>,
+        payments: usize,
+        backlog: Backlog,
+    ) -> Result<Admitted, Overload> {
         let all = self.payments.fetch_add(payments, Ordering::AcqRel) + payments;
         self.requests.fetch_add(1, Ordering::AcqRel);
         let own = client.payments.fetch_add(payments, Ordering::AcqRel) + payments;
         let requests = client.requests.fetch_add(1, Ordering::AcqRel) + 1;
-        let full = all > self.limits.ingress_payments
+        let ahead = backlog.payments.saturating_add(all as u64);
+        let full = payments > 0 && ahead > backlog.most
+            || all > self.limits.ingress_payments
             || own > self.limits.client_payments
             || requests > self.limits.client_requests;
         // The guard takes back exactly what was counted above, also when it is dropped here.
         let admitted = Admitted { admission: Arc::clone(self), client: Arc::clone(client), payments, answered: !full };
-        if full { Err(Overload { retry_after_ms: self.retry_after_ms(all) }) } else { Ok(admitted) }
+        if full { Err(Overload { retry_after_ms: self.retry_after_ms(ahead) }) } else { Ok(admitted) }
     }
 
     /// Refuses everything from now on.
@@ -94,7 +104,7 @@ impl Admission {
     }
 
     /// How long a client does well to wait while so many payments are ahead of it, in milliseconds.
-    pub fn retry_after_ms(&self, waiting: usize) -> u32 {
+    pub fn retry_after_ms(&self, waiting: u64) -> u32 {
         let now_ms = self.now_ms();
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.time_for(waiting, now_ms)
@@ -141,9 +151,9 @@ impl DrainRate {
     }
 
     /// Half of what waits must go before coming back is of any use. Without a rate the answer is the greatest time.
-    fn time_for(&mut self, waiting: usize, now_ms: u64) -> u32 {
+    fn time_for(&mut self, waiting: u64, now_ms: u64) -> u32 {
         self.roll(now_ms);
-        let Some(ms) = (waiting as u64 * 500).checked_div(self.per_second) else { return RETRY_AFTER_MS_MAX };
+        let Some(ms) = waiting.saturating_mul(500).checked_div(self.per_second) else { return RETRY_AFTER_MS_MAX };
         u32::try_from(ms).unwrap_or(u32::MAX).clamp(RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_MAX)
     }
 }
@@ -151,6 +161,12 @@ impl DrainRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const IDLE: Backlog = waiting(0);
+
+    const fn waiting(payments: u64) -> Backlog {
+        Backlog { payments, most: 10_000 }
+    }
 
     fn limited() -> (Arc<Admission>, Arc<ClientShare>) {
         let limits =
@@ -161,11 +177,11 @@ mod tests {
     #[test]
     fn a_client_is_refused_at_its_own_limit_and_others_are_not() {
         let (admission, greedy) = limited();
-        let first = admission.admit(&greedy, 1_000).unwrap();
-        assert!(admission.admit(&greedy, 501).is_err());
-        assert!(admission.admit(&Arc::default(), 501).is_ok());
+        let first = admission.admit(&greedy, 1_000, IDLE).unwrap();
+        assert!(admission.admit(&greedy, 501, IDLE).is_err());
+        assert!(admission.admit(&Arc::default(), 501, IDLE).is_ok());
         drop(first);
-        assert!(admission.admit(&greedy, 501).is_ok());
+        assert!(admission.admit(&greedy, 501, IDLE).is_ok());
         assert_eq!((admission.payments(), admission.requests()), (0, 0));
     }
 
@@ -173,16 +189,26 @@ mod tests {
     fn everyone_is_refused_at_the_common_limit() {
         let (admission, one) = limited();
         let other = Arc::default();
-        let _held = (admission.admit(&one, 1_500).unwrap(), admission.admit(&other, 500).unwrap());
-        assert!(admission.admit(&other, 1).is_err());
+        let _held = (admission.admit(&one, 1_500, IDLE).unwrap(), admission.admit(&other, 500, IDLE).unwrap());
+        assert!(admission.admit(&other, 1, IDLE).is_err());
         assert_eq!(admission.payments(), 2_000);
+    }
+
+    #[test]
+    fn payments_are_refused_while_too_many_wait_to_be_executed_and_questions_are_not() {
+        let (admission, client) = limited();
+        let held = admission.admit(&client, 1_000, waiting(9_000)).unwrap();
+        assert!(admission.admit(&client, 1, waiting(9_000)).is_err());
+        assert!(admission.admit(&client, 0, waiting(10_000)).is_ok());
+        drop(held);
+        assert!(admission.admit(&client, 1_000, waiting(9_000)).is_ok());
     }
 
     #[test]
     fn requests_without_payments_are_counted_too() {
         let (admission, client) = limited();
-        let _held: Vec<_> = (0..3).map(|_| admission.admit(&client, 0).unwrap()).collect();
-        assert!(admission.admit(&client, 0).is_err());
+        let _held: Vec<_> = (0..3).map(|_| admission.admit(&client, 0, IDLE).unwrap()).collect();
+        assert!(admission.admit(&client, 0, IDLE).is_err());
     }
 
     #[test]
@@ -193,6 +219,6 @@ mod tests {
         // 10,000 a second: half of 20,000 take a second.
         assert_eq!(rate.time_for(20_000, 500), 1_000);
         assert_eq!(rate.time_for(1, 600), RETRY_AFTER_MS_MIN);
-        assert_eq!(rate.time_for(usize::MAX / 500, 700), RETRY_AFTER_MS_MAX);
+        assert_eq!(rate.time_for(u64::MAX, 700), RETRY_AFTER_MS_MAX);
     }
 }

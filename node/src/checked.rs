@@ -17,14 +17,14 @@ pub fn deliver(checked: Checked, core: &CoreSender) {
             if good.is_empty() {
                 pending.answer(Vec::new());
             } else {
-                core.bulk(Task::Submission { pending, payments: good }, None);
+                core.submission(Task::Submission { pending, payments: good });
             }
         }
         Checked::Batch { from, verdict, payments, passage } => match verdict {
             BatchVerdict::Verified(batch) => {
                 count_signatures(payments, 0);
                 let message = Message::Batch(batch);
-                core.bulk(Task::Step(Input::Message { from, message }), Some(passage));
+                core.batch(Task::Step(Input::Message { from, message }), Some(passage));
             }
             BatchVerdict::BadPayment { batch, digest, first, bad } => {
                 count_signatures(payments - bad, bad);

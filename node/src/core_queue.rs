@@ -1,13 +1,18 @@
-//! The way to the core thread: two queues, so that a status or a block never waits behind a flood of payments.
+//! The way to the core thread: three queues, so that a status or a block never waits behind a flood of payments, and what
+//! peers took in already does not wait behind what clients of this node would like to add.
 //!
 //! The channels themselves are unbounded, and still nothing grows: every item was let in by one of the named limits
 //! (`limits.ingress_payments`, `client_requests`, `peer_batches`, `peer_messages`, the verification jobs in flight), and
 //! carries the passage that gives the room back when the core has taken the item.
 
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use tokio::sync::oneshot;
+use zeni_consensus::pool::POOL_PAYMENTS_MAX;
 use zeni_consensus::{Input, Message, Peer};
 use zeni_ledger::{AccountId, Payment, TransactionId};
 use zeni_schemas::request::Reply;
@@ -15,6 +20,11 @@ use zeni_schemas::request::Reply;
 use crate::admission::Admitted;
 use crate::copies::Passage;
 use crate::submission::PendingSubmission;
+
+/// Batches of peers that are taken one after another while a client's submission waits, at most. Peers were promised
+/// nothing, but their clients were: blocks wait for these batches, and a node that lags behind makes all others wait. So
+/// they go first, and still a peer that sends without end holds no client up for ever.
+const PEERS_IN_A_ROW_MAX: u32 = 8;
 
 /// Something that the core thread is to do.
 #[derive(Debug)]
@@ -41,6 +51,20 @@ pub enum Question {
     Pending(Vec<TransactionId>),
 }
 
+/// What the core has still to execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    pub payments: u64,
+    /// How many these may be before no client's payments are taken in.
+    pub most: u64,
+}
+
+#[derive(Debug)]
+struct Told {
+    payments: AtomicU64,
+    most: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Queued {
     task: Task,
@@ -51,14 +75,20 @@ struct Queued {
 #[derive(Debug, Clone)]
 pub struct CoreSender {
     control: Sender<Queued>,
-    bulk: Sender<Queued>,
+    batches: Sender<Queued>,
+    submissions: Sender<Queued>,
+    backlog: Arc<Told>,
 }
 
 /// The core thread's end.
 #[derive(Debug)]
 pub struct CoreReceiver {
     control: Receiver<Queued>,
-    bulk: Receiver<Queued>,
+    batches: Receiver<Queued>,
+    submissions: Receiver<Queued>,
+    /// Batches taken since the last submission.
+    in_a_row: Cell<u32>,
+    backlog: Arc<Told>,
 }
 
 /// What waiting gave.
@@ -71,11 +101,25 @@ pub enum Received {
     Closed,
 }
 
+/// How many tasks wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depths {
+    pub control: usize,
+    pub batches: usize,
+    pub submissions: usize,
+}
+
 /// Both ends.
 pub fn core_queue() -> (CoreSender, CoreReceiver) {
     let (control_sender, control) = unbounded();
-    let (bulk_sender, bulk) = unbounded();
-    (CoreSender { control: control_sender, bulk: bulk_sender }, CoreReceiver { control, bulk })
+    let (batches_sender, batches) = unbounded();
+    let (submissions_sender, submissions) = unbounded();
+    let backlog = Arc::new(Told { payments: AtomicU64::new(0), most: AtomicU64::new(POOL_PAYMENTS_MAX) });
+    let receiver =
+        CoreReceiver { control, batches, submissions, in_a_row: Cell::new(0), backlog: Arc::clone(&backlog) };
+    let sender =
+        CoreSender { control: control_sender, batches: batches_sender, submissions: submissions_sender, backlog };
+    (sender, receiver)
 }
 
 impl CoreSender {
@@ -84,30 +128,56 @@ impl CoreSender {
         let _ = self.control.send(Queued { task, _passage: passage });
     }
 
-    /// Queues payments.
-    pub fn bulk(&self, task: Task, passage: Option<Passage>) {
-        let _ = self.bulk.send(Queued { task, _passage: passage });
+    /// Queues a peer's batch.
+    pub fn batch(&self, task: Task, passage: Option<Passage>) {
+        let _ = self.batches.send(Queued { task, _passage: passage });
     }
 
-    /// Tasks that wait: small ones, and those with payments.
-    pub fn depths(&self) -> (usize, usize) {
-        (self.control.len(), self.bulk.len())
+    /// Queues a client's payments.
+    pub fn submission(&self, task: Task) {
+        let _ = self.submissions.send(Queued { task, _passage: None });
+    }
+
+    /// Tasks that wait: small ones, peers' batches, and clients' submissions.
+    pub fn depths(&self) -> Depths {
+        Depths { control: self.control.len(), batches: self.batches.len(), submissions: self.submissions.len() }
+    }
+
+    /// What the core had still to execute when its thread last told.
+    pub fn backlog(&self) -> Backlog {
+        let Told { payments, most } = &*self.backlog;
+        Backlog { payments: payments.load(Ordering::Relaxed), most: most.load(Ordering::Relaxed) }
     }
 }
 
 impl CoreReceiver {
-    /// The next task, small ones first, or `None` if none waits.
+    /// The next task, or `None` if none waits: small ones first, then peers' batches, but [`PEERS_IN_A_ROW_MAX`] of them at
+    /// most before a submission.
     pub fn try_next(&self) -> Option<Task> {
-        let next = self.control.try_recv().or_else(|_| self.bulk.try_recv());
-        next.ok().map(|queued| queued.task)
+        let small = self.control.try_recv().ok();
+        small.or_else(|| self.try_next_large()).map(|queued| queued.task)
+    }
+
+    fn try_next_large(&self) -> Option<Queued> {
+        let submission = || self.submissions.try_recv().inspect(|_| self.in_a_row.set(0));
+        let batch = || self.batches.try_recv().inspect(|_| self.in_a_row.set(self.in_a_row.get() + 1));
+        match self.in_a_row.get() >= PEERS_IN_A_ROW_MAX {
+            true => submission().or_else(|_| batch()).ok(),
+            false => batch().or_else(|_| submission()).ok(),
+        }
     }
 
     /// What waits at this moment, small tasks first. What is sent while these are taken stays.
     pub fn waiting(&self) -> impl Iterator<Item = Task> + use<> {
-        let (control, bulk) = (self.control.clone(), self.bulk.clone());
-        let (small, large) = (control.len(), bulk.len());
-        let take = |queue: Receiver<Queued>, count| (0..count).map_while(move |_| queue.try_recv().ok());
-        take(control, small).chain(take(bulk, large)).map(|queued| queued.task)
+        let queues = [&self.control, &self.batches, &self.submissions].map(|queue| (queue.len(), queue.clone()));
+        let take = |(count, queue): (usize, Receiver<Queued>)| (0..count).map_while(move |_| queue.try_recv().ok());
+        queues.into_iter().flat_map(take).map(|queued| queued.task)
+    }
+
+    /// Tells the senders how many payments the core has still to execute, and how many these may be.
+    pub fn tell_backlog(&self, payments: u64, most: u64) {
+        self.backlog.payments.store(payments, Ordering::Relaxed);
+        self.backlog.most.store(most, Ordering::Relaxed);
     }
 
     /// Waits for a task until `deadline` (for ever, if there is none).
@@ -117,7 +187,8 @@ impl CoreReceiver {
         }
         let mut select = crossbeam_channel::Select::new();
         select.recv(&self.control);
-        select.recv(&self.bulk);
+        select.recv(&self.batches);
+        select.recv(&self.submissions);
         let ready = match deadline {
             Some(deadline) => select.ready_deadline(deadline).is_ok(),
             None => {
@@ -140,7 +211,6 @@ impl CoreReceiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::Semaphore;
 
@@ -151,7 +221,7 @@ mod tests {
     #[test]
     fn small_tasks_overtake_bulk() {
         let (sender, receiver) = core_queue();
-        sender.bulk(Task::Step(Input::DiskFull(true)), None);
+        sender.batch(Task::Step(Input::DiskFull(true)), None);
         sender.control(Task::Step(Input::DiskFull(false)), None);
         assert!(is_disk_full(&receiver.try_next().unwrap(), false));
         assert!(is_disk_full(&receiver.try_next().unwrap(), true));
@@ -159,10 +229,21 @@ mod tests {
     }
 
     #[test]
+    fn batches_of_peers_overtake_submissions_which_still_get_their_turn() {
+        let (sender, receiver) = core_queue();
+        (0..2).for_each(|_| sender.submission(Task::Checkpoint));
+        (0..2 * PEERS_IN_A_ROW_MAX + 3).for_each(|_| sender.batch(Task::Step(Input::Tick), None));
+        let order = std::iter::from_fn(|| receiver.try_next());
+        let order: Vec<bool> = order.map(|task| matches!(task, Task::Checkpoint)).collect();
+        let row = [vec![false; PEERS_IN_A_ROW_MAX as usize], vec![true]].concat();
+        assert_eq!(order, [row.clone(), row, vec![false; 3]].concat());
+    }
+
+    #[test]
     fn taking_a_task_gives_its_room_back() {
         let (sender, receiver) = core_queue();
         let room = Arc::new(Semaphore::new(1));
-        sender.bulk(Task::Checkpoint, Some(Arc::clone(&room).try_acquire_owned().unwrap().into()));
+        sender.batch(Task::Checkpoint, Some(Arc::clone(&room).try_acquire_owned().unwrap().into()));
         assert_eq!(room.available_permits(), 0);
         assert!(matches!(receiver.next(None), Received::Task(Task::Checkpoint)));
         assert_eq!(room.available_permits(), 1);
@@ -171,15 +252,17 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_though_more_comes_meanwhile() {
         let (sender, receiver) = core_queue();
-        (0..3).for_each(|_| sender.bulk(Task::Checkpoint, None));
+        (0..2).for_each(|_| sender.batch(Task::Checkpoint, None));
+        sender.submission(Task::Checkpoint);
         (0..2).for_each(|_| sender.control(Task::Step(Input::Tick), None));
         let taken = receiver.waiting().inspect(|_| {
             sender.control(Task::Step(Input::Tick), None);
-            sender.bulk(Task::Checkpoint, None);
+            sender.batch(Task::Checkpoint, None);
+            sender.submission(Task::Checkpoint);
         });
         let small: Vec<bool> = taken.map(|task| matches!(task, Task::Step(_))).collect();
         assert_eq!(small, [true, true, false, false, false]);
-        assert_eq!(sender.depths(), (5, 5));
+        assert_eq!(sender.depths(), Depths { control: 5, batches: 5, submissions: 5 });
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpointer;
 use crate::clock;
 use crate::committer::{Say, Turn};
 use crate::core_queue::{CoreReceiver, Received, Task};
+use crate::pace::Pace;
 use crate::questions;
 use crate::submission::PendingSubmission;
 use crate::unsynced::Unsynced;
@@ -54,6 +55,7 @@ pub struct CoreThread {
     observed: Option<Instant>,
     /// Whether the next checkpoint adds up all tokens.
     sums_due: bool,
+    pace: Pace,
 }
 
 /// What a node says of itself and never changes.
@@ -96,6 +98,7 @@ impl CoreThread {
     ) -> Self {
         let (reader, waiting) = (store.reader(), HashMap::new());
         let (next_request, wake, observed) = (0, None, None);
+        let pace = Pace::new(identity.genesis.block_interval_ms);
         Self {
             core,
             store,
@@ -110,6 +113,7 @@ impl CoreThread {
             wake,
             observed,
             sums_due: false,
+            pace,
         }
     }
 
@@ -127,6 +131,7 @@ impl CoreThread {
             };
             let mut turn = Turn::default();
             let flow = self.turn(task, &mut turn)?;
+            self.tasks.tell_backlog(self.core.backlog(), self.pace.backlog_max());
             self.hand_over(turn)?;
             self.gather_checkpoint()?;
             self.observe()?;
@@ -224,9 +229,15 @@ impl CoreThread {
 
     fn step(&mut self, input: Input, turn: &mut Turn) -> Result<(), CoreFailure> {
         let start = Instant::now();
+        let before = self.core.executed_payments();
         let effects = self.core.step(clock::now(), input, &self.reader);
-        if effects.iter().any(|effect| matches!(effect, Effect::Event(Event::Chain(_)))) {
+        let changes_chain = effects.iter().any(|effect| matches!(effect, Effect::Event(Event::Chain(_))));
+        if changes_chain {
             metrics::histogram!("zeni_block_execution_seconds").record(start.elapsed());
+        }
+        let executed = self.core.executed_payments() - before;
+        if changes_chain || executed > 0 {
+            self.pace.note(executed, start.elapsed());
         }
         self.carry_out(effects, turn)
     }
@@ -279,6 +290,8 @@ impl CoreThread {
         metrics::gauge!("zeni_head_slot_lag").set(slot_now.saturating_sub(status.slot) as f64);
         metrics::gauge!("zeni_pool_batches").set(f64::from(status.pool));
         metrics::gauge!("zeni_pool_payments").set(self.core.pending_payments() as f64);
+        metrics::gauge!("zeni_backlog_payments").set(self.core.backlog() as f64);
+        metrics::gauge!("zeni_backlog_payments_max").set(self.pace.backlog_max() as f64);
         let ahead = self.core.executed_ahead().map_or(0, |(_, batches)| batches.len());
         metrics::gauge!("zeni_executed_ahead_batches").set(ahead as f64);
         metrics::gauge!("zeni_validators_live").set(f64::from(self.core.live_validators()));

@@ -117,7 +117,7 @@ impl Inbound {
             Seen::Stored(batch) => {
                 metrics::counter!("zeni_batch_copies_total", "found" => "stored").increment(1);
                 let message = Message::Batch(batch);
-                services.core.bulk(Task::Step(Input::Message { from, message }), Some(room.into()));
+                services.core.batch(Task::Step(Input::Message { from, message }), Some(room.into()));
             }
             Seen::UnderWay => {
                 metrics::counter!("zeni_batch_copies_total", "found" => "under_way").increment(1);

@@ -26,6 +26,7 @@ pub mod key;
 pub mod links;
 pub mod lost_disk;
 pub mod node;
+pub mod pace;
 pub mod process;
 pub mod questions;
 pub mod readmit;

@@ -7,7 +7,7 @@ use zeni_consensus::submission::SUBMISSION_PAYMENTS_MAX;
 use zeni_ledger::Payment;
 use zeni_schemas::request::{Reply, Request, RequestError, STATUS_IDS_MAX};
 
-use crate::admission::{Admission, Admitted, ClientShare};
+use crate::admission::{Admitted, ClientShare};
 use crate::clock;
 use crate::core_queue::{Question, Task};
 use crate::screen::screen;
@@ -75,7 +75,7 @@ async fn submit(
         let found = payments.len();
         return Err(RequestError::Malformed(format!("{found} payments in one submission, 1 to 1,024 are allowed")));
     }
-    let admitted = admit(&services.admission, asker, payments.len())?;
+    let admitted = admit(services, asker, payments.len())?;
     let (mut pending, answer) = PendingSubmission::new(payments.len(), admitted);
     let (now, rules) = (clock::now(), &services.genesis.rules);
     let mut positions = Vec::with_capacity(payments.len());
@@ -100,15 +100,15 @@ async fn submit(
 }
 
 async fn ask(question: Question, asker: &Asker, services: &Services) -> Result<Reply, RequestError> {
-    let admitted = admit(&services.admission, asker, 0)?;
+    let admitted = admit(services, asker, 0)?;
     let (answer, receiver) = oneshot::channel();
     services.core.control(Task::Ask { question, answer, admitted }, None);
     receiver.await.map_err(|_| RequestError::Stopping)
 }
 
-fn admit(admission: &Arc<Admission>, asker: &Asker, payments: usize) -> Result<Admitted, RequestError> {
-    admission
-        .admit(&asker.share, payments)
+fn admit(services: &Services, asker: &Asker, payments: usize) -> Result<Admitted, RequestError> {
+    (services.admission)
+        .admit(&asker.share, payments, services.core.backlog())
         .map_err(|overload| RequestError::Overloaded { retry_after_ms: overload.retry_after_ms })
 }
 

@@ -56,11 +56,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::config::Limits;
+    use crate::core_queue::Backlog;
     use std::sync::Arc;
 
     pub(crate) fn pending(payments: usize) -> (PendingSubmission, oneshot::Receiver<Vec<Verdict>>) {
         let admission = Arc::new(Admission::new(Limits::default()));
-        PendingSubmission::new(payments, admission.admit(&Arc::default(), payments).unwrap())
+        let idle = Backlog { payments: 0, most: u64::MAX };
+        PendingSubmission::new(payments, admission.admit(&Arc::default(), payments, idle).unwrap())
     }
 
     #[test]

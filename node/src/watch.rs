@@ -69,13 +69,14 @@ fn look_at_disk(files: &DiskFiles, watermark: &mut Watermark, services: &Service
 }
 
 fn look_at_queues(services: &Services) {
-    let (control, bulk) = services.core.depths();
+    let core = services.core.depths();
     let depths = [
         ("ingress_payments", services.admission.payments()),
         ("ingress_requests", services.admission.requests()),
         ("verify", services.verify.depth()),
-        ("core_control", control),
-        ("core_bulk", bulk),
+        ("core_control", core.control),
+        ("core_batches", core.batches),
+        ("core_submissions", core.submissions),
     ];
     for (queue, depth) in depths {
         gauge!("zeni_queue_depth", "queue" => queue).set(depth as f64);

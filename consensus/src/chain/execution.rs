@@ -75,7 +75,9 @@ impl Chain {
                 break;
             }
             let batch = batches.load(digest, archive)?;
-            *spent += batch.payments().len() as u64 + 1;
+            let payments = batch.payments().len() as u64;
+            *spent += payments + 1;
+            self.executed_payments += payments;
             ahead.execute(&mut self.state, &self.genesis.rules, batch);
         }
         self.ahead = Some(ahead);
@@ -103,6 +105,11 @@ impl Chain {
         self.execute_up_to(u64::MAX, &mut 0, slot, digests, batches, archive)?;
         let ahead = self.ahead.take().expect("it was begun just now");
         Ok(ahead.finish(&mut self.state))
+    }
+
+    /// Payments executed since the start, ahead of a block or for it, each as often as it was.
+    pub fn executed_payments(&self) -> u64 {
+        self.executed_payments
     }
 
     /// What is executed already of a block at `slot` on the head.

@@ -30,6 +30,10 @@ impl Core {
         if self.replica.is_unfinished() || self.replaying.is_some() || self.mutation.is(Mutant::ReuseSequence) {
             return Ok(());
         }
+        // What it executed on this head would be in vain, and what it lacks of the better one would wait for that.
+        if self.waits_for_better_head(now) {
+            return Ok(());
+        }
         match self.drafts_itself(now) {
             true if now >= self.next_draft => self.extend_draft(now, archive, out),
             true => Ok(()),

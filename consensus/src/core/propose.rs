@@ -20,7 +20,7 @@ const OFFER_KEPT_SLOTS: u64 = 8;
 /// What a peer offered when it began to be ahead of this node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
-    since: Millis,
+    pub(super) since: Millis,
     head: BlockId,
     decision: u64,
 }
@@ -132,6 +132,17 @@ impl Core {
             waits |= now.since(offer.since) < OFFER_WAITS_SLOTS * interval;
         }
         waits
+    }
+
+    /// Whether a live peer offers a heavier chain, and is still waited for. Asking changes nothing, other than
+    /// [`Self::is_behind`].
+    pub(super) fn waits_for_better_head(&self, now: Millis) -> bool {
+        let interval = self.genesis.block_interval_ms;
+        let is_waited_for = |validator: &ValidatorIndex| {
+            let offer = self.behind_since.get(validator);
+            offer.is_none_or(|offer| now.since(offer.since) < OFFER_WAITS_SLOTS * interval)
+        };
+        self.replica.ahead(now).any(|validator| is_waited_for(&validator))
     }
 
     /// When this validator's turn in the present slot comes: each live validator ahead of it is given interval / (n + 1).
