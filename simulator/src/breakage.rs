@@ -64,11 +64,11 @@ impl Breakage {
             #[cfg(feature = "mutants")]
             Self::Core(Mutant::NoHold | Mutant::VoteBesideRoot) => 120,
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::FirstSeenWins) => 300,
+            Self::Core(Mutant::FirstSeenWins) => 1_500,
             #[cfg(feature = "mutants")]
             Self::Core(Mutant::WindowAtHead) => 600,
             #[cfg(feature = "mutants")]
-            Self::Core(Mutant::ListTwice) => 100,
+            Self::Core(Mutant::ListTwice | Mutant::RankUnchecked) => 100,
             Self::VoteBeforeSync => 300,
             _ => 25,
         }
