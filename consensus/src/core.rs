@@ -12,6 +12,7 @@ mod submit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use zeni_ledger::batch::BATCH_PAYMENTS_MAX;
 use zeni_ledger::{
     BatchDigest, Block, BlockId, CommitCertificate, FinalBlock, Genesis, State, TransactionId, ValidatorIndex,
 };
@@ -513,10 +514,12 @@ impl Core {
         self.pool.payments()
     }
 
-    /// Payments that this node has still to execute: those that wait here, and a full batch for each that a block lists and
-    /// that is not here yet. While it lags behind others that is more than what waits.
+    /// Payments that this node has still to execute: those that wait here, and while a heavier chain is waited for a full batch
+    /// for each that a block lists and that is not here yet. Not longer: or one validator could close every door with a block
+    /// of batches that nobody has.
     pub fn backlog(&self) -> u64 {
-        let awaited = self.replica.chain.tree().awaited_len() * zeni_ledger::batch::BATCH_PAYMENTS_MAX;
+        let waits = self.waits_for_better_head(self.last_step);
+        let awaited = if waits { self.replica.chain.tree().awaited_len() * BATCH_PAYMENTS_MAX } else { 0 };
         self.pool.payments().saturating_add(awaited as u64)
     }
 

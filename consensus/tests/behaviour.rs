@@ -388,7 +388,7 @@ fn forged(cluster: &Cluster, proposer: u16, change: fn(&mut BlockHeader)) -> Arc
 }
 
 #[test]
-fn a_batch_that_a_block_lists_and_that_is_not_here_counts_as_a_full_one() {
+fn a_batch_that_is_not_here_counts_as_a_full_one_while_its_chain_is_waited_for() {
     let mut cluster = Cluster::start(3);
     cluster.run_slots(2);
     let pay = payment(&cluster.genesis, 0, 1, 0, 10);
@@ -399,7 +399,14 @@ fn a_batch_that_a_block_lists_and_that_is_not_here_counts_as_a_full_one() {
     let block = Arc::new(Block::sign(header, digests, &validator_key(1), &cluster.genesis.id()));
     cluster.run(cluster.genesis.slot_time_ms(header.slot) - cluster.now.0 - 1);
     give_block(&mut cluster, &block);
+    assert_eq!(cluster.core(0).backlog(), 1, "nobody says that it stands on this block");
+    let mut status = cluster.core(1).status();
+    (status.head, status.height) = (block.id(&cluster.genesis.id()), header.height);
+    status.weight += 1;
+    cluster.give(0, Input::Message { from: from(1), message: Message::Status(status) });
     assert_eq!(cluster.core(0).backlog(), 2 * 1_024 + 1);
+    cluster.run_slots(5);
+    assert_eq!(cluster.core(0).backlog(), 0, "nobody delivered them");
 }
 
 fn give_block(cluster: &mut Cluster, block: &Arc<Block>) {
