@@ -271,6 +271,10 @@ impl Core {
             self.follow_fork_choice(now, archive, out)?;
         }
         self.change_mode(now, out);
+        // Whoever proposes keeps its own account of what peers offer. Whoever does not would wait for a liar for ever.
+        if self.mode == Mode::FollowOnly {
+            self.note_offers(now);
+        }
         if !self.propose_if_due(now, archive, out)? {
             self.execute_ahead(now, archive, out)?;
         }

@@ -409,6 +409,35 @@ fn a_batch_that_is_not_here_counts_as_a_full_one_while_its_chain_is_waited_for()
     assert_eq!(cluster.core(0).backlog(), 0, "nobody delivered them");
 }
 
+#[test]
+fn a_node_that_signs_nothing_does_not_wait_for_a_liar_for_ever_either() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_slots(2);
+    cluster.kill(0);
+    cluster.nodes[0].disk = cluster::Disk::default();
+    cluster.boot(0);
+    cluster.run_slots(2);
+    assert_eq!(cluster.mode(0), Mode::FollowOnly);
+    // From here on it hears of its peers only that one of them stands on a block of batches that nobody has.
+    cluster.silence(0, 1);
+    cluster.silence(0, 2);
+    let digests = vec![BatchDigest([7; 32])];
+    let header = BlockHeader { transactions_root: transactions_root(&digests), ..forged(&cluster, 1, |_| ()).header };
+    let block = Arc::new(Block::sign(header, digests, &validator_key(1), &cluster.genesis.id()));
+    cluster.run(cluster.genesis.slot_time_ms(header.slot) - cluster.now.0 - 1);
+    give_block(&mut cluster, &block);
+    let mut status = cluster.core(1).status();
+    (status.head, status.height) = (block.id(&cluster.genesis.id()), header.height);
+    status.weight += 1_000;
+    let mut backlogs = Vec::new();
+    for _ in 0..5 {
+        cluster.give(0, Input::Message { from: from(1), message: Message::Status(status.clone()) });
+        backlogs.push(cluster.core(0).backlog());
+        cluster.run_slots(1);
+    }
+    assert_eq!((backlogs[0], backlogs[4]), (1_024, 0), "{backlogs:?}");
+}
+
 fn give_block(cluster: &mut Cluster, block: &Arc<Block>) {
     cluster.give(0, Input::Message { from: from(1), message: Message::Block(block.clone()) });
 }

@@ -114,6 +114,15 @@ impl Core {
     /// Whether a live peer offers a heavier chain that may still be executed here: a block on the old head would only
     /// be abandoned. Whoever offers what it does not deliver holds nobody back for longer than two slots.
     pub(super) fn is_behind(&mut self, now: Millis) -> bool {
+        let interval = self.genesis.block_interval_ms;
+        let ahead = self.note_offers(now);
+        let waits = |offer: &Offer| now.since(offer.since) < OFFER_WAITS_SLOTS * interval;
+        ahead.iter().filter_map(|validator| self.behind_since.get(validator)).any(waits)
+    }
+
+    /// Keeps since when each peer offers what is not executed here. Returns who does now, this validator among them if it
+    /// has not executed what is final.
+    pub(super) fn note_offers(&mut self, now: Millis) -> BTreeSet<ValidatorIndex> {
         let mut ahead: BTreeSet<ValidatorIndex> = self.replica.ahead(now).collect();
         if !self.replica.has_executed_final() {
             ahead.insert(self.config.me);
@@ -124,14 +133,12 @@ impl Core {
             let delivered = *validator == self.config.me || tree.contains(&offer.head) && offer.decision <= decision;
             ahead.contains(validator) || !delivered && now.since(offer.since) < OFFER_KEPT_SLOTS * interval
         });
-        let mut waits = false;
-        for validator in ahead {
-            let told = self.replica.peers.status(validator);
+        for validator in &ahead {
+            let told = self.replica.peers.status(*validator);
             let (head, decision) = told.map_or((self.replica.chain.head(), 0), |status| (status.head, status.decision));
-            let offer = self.behind_since.entry(validator).or_insert(Offer { since: now, head, decision });
-            waits |= now.since(offer.since) < OFFER_WAITS_SLOTS * interval;
+            self.behind_since.entry(*validator).or_insert(Offer { since: now, head, decision });
         }
-        waits
+        ahead
     }
 
     /// Whether a live peer offers a heavier chain, and is still waited for. Asking changes nothing, other than
