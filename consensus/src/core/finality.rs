@@ -3,8 +3,8 @@
 //!
 //! - A decision begins when a block above the last final one is executed here, and this validator is active.
 //! - The proposer names the highest canonical block that it and, by their last statuses, a quorum have executed.
-//! - Nobody begins, judges or proposes while a live peer offers a heavier chain that may still be executed here (for two
-//!   slots at most, so that nobody is held back by what is offered and never delivered).
+//! - Nobody begins, judges or proposes while a live peer offers a heavier chain that may still be executed here (until two
+//!   slots pass in which it comes no nearer, so that nobody is held back by what is offered and never delivered).
 //! - A proposed block is valid if it was executed here and stands on the last final block; whether it is canonical here
 //!   does not matter. An unknown one is asked for, and its verdict withheld until it is executed: never *invalid*.
 //! - While a decision is open, fork choice prefers what stands on the block of its newest polka, so that everybody executes
